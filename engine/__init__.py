@@ -1,0 +1,56 @@
+"""Tasks, actors and futures on one engine.
+
+::
+
+    import engine
+
+    @engine.remote
+    def square(x):
+        return x * x
+
+    print(engine.get([square.remote(i) for i in range(4)]))
+
+A script written for Ray's core API runs with ``import engine as ray``.
+"""
+
+from __future__ import annotations
+
+from engine import exceptions
+from engine.actor import ActorHandle, method
+from engine.api import (
+    available_resources,
+    cancel,
+    cluster_resources,
+    get,
+    get_actor,
+    kill,
+    nodes,
+    put,
+    remote,
+    wait,
+)
+from engine.context import get_runtime_context
+from engine.session import init, is_initialized, shutdown
+from engine.store.refs import ObjectRef
+
+__all__ = [
+    "ActorHandle",
+    "ObjectRef",
+    "available_resources",
+    "cancel",
+    "cluster_resources",
+    "exceptions",
+    "get",
+    "get_actor",
+    "get_runtime_context",
+    "init",
+    "is_initialized",
+    "kill",
+    "method",
+    "nodes",
+    "put",
+    "remote",
+    "shutdown",
+    "wait",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,271 @@
+"""Actor classes, handles and methods: what `@engine.remote` makes of a class."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from engine.core.callers import ActorClient
+from engine.core.dispatch import Task
+from engine.core.messages import ActorCall, CreateActor, KillActor, Value
+from engine.exceptions import ActorUnschedulableError
+from engine.functions import check_feasible, export, placement_of
+from engine.options import ACTOR, METHOD, check_options, resources_of
+from engine.runtime.arguments import attach_arguments
+from engine.runtime.client import Runtime
+from engine.session import runtime
+from engine.signatures import SignatureCheck
+from engine.store.refs import ObjectRef, adopt
+
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "find_actor", "method"]
+
+_PROBES = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
+
+
+def method(**options: Any) -> Any:
+    """Give a method of an actor class its default options (num_returns, max_task_retries ...)."""
+    checked = check_options(METHOD, options)
+
+    def decorate(function: Any) -> Any:
+        function.__engine_options__ = checked
+        return function
+
+    return decorate
+
+
+class _Method:
+    """What a handle knows of one method."""
+
+    __slots__ = ("check", "options")
+
+    def __init__(self, check: SignatureCheck, options: dict[str, Any]) -> None:
+        self.check = check
+        self.options = options
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Method, (self.check, self.options)
+
+
+class ActorClass:
+    """A class whose instances live in processes of their own: `C.remote(...)` makes one."""
+
+    def __init__(self, cls: type, options: dict[str, Any]) -> None:
+        self._cls = cls
+        self._options = check_options(ACTOR, options)
+        self.__name__ = cls.__name__
+        self.__doc__ = cls.__doc__
+        self._check = SignatureCheck(cls, cls.__name__)
+        self._methods: dict[str, _Method] = {}
+        for name, member in inspect.getmembers(cls, callable):
+            if name.startswith("__") and name != "__call__":
+                continue
+            static = isinstance(inspect.getattr_static(cls, name), staticmethod | classmethod)
+            check = SignatureCheck(member, f"{cls.__name__}.{name}", skip_self=not static)
+            self._methods[name] = _Method(check, getattr(member, "__engine_options__", {}))
+        self._home: Runtime | None = None
+        self._key = self._blob = b""
+
+    def options(self, **options: Any) -> ActorClass:
+        """The same class with some options changed."""
+        return ActorClass(self._cls, {**self._options, **options})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"actor class {self.__name__!r} cannot be instantiated directly; "
+            f"use {self.__name__}.remote(...)"
+        )
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+        """Make an actor; returns its handle at once.
+
+        The constructor runs in the actor's process; if it raises, every call raises that error.
+        The actor ends when its last handle is gone and its calls are answered, when its creator
+        dies (unless lifetime="detached"), or by `engine.kill`.
+        """
+        self._check.check(args, kwargs)
+        home = runtime()
+        options = self._options
+        resources = resources_of(options, 0.0)
+        check_feasible(home, resources, f"actor {self.__name__!r}", ActorUnschedulableError)
+        if home is not self._home:
+            self._key, self._blob = export(self._cls, home)
+            self._home = home
+        actor_id = home.ids.new()
+        namespace = options.get("namespace") or home.info["namespace"]
+        existing = self._claim_name(home, namespace, actor_id)
+        if existing is not None:
+            return existing
+        group, bundle = placement_of(options)
+        facts = {
+            "class": self.__name__,
+            "resources": resources,
+            "group": group,
+            "bundle": bundle,
+            "namespace": namespace,
+            "name": options.get("name", ""),
+            "max_restarts": options.get("max_restarts", 0),
+            "max_concurrency": options.get("max_concurrency"),
+            "lifetime": options.get("lifetime"),
+            "max_task_retries": options.get("max_task_retries", 0),
+        }
+        create = CreateActor(actor_id, self._key, self._blob, b"", facts)
+        task = Task(create, f"{self.__name__}.__init__", [], 0, None)
+        attach_arguments(home, task, args, kwargs)
+        if facts["name"]:
+            # Handles found by name elsewhere must know the methods too.
+            facts["methods"] = _encode_methods(self._methods)
+        with home.lock:
+            entry = home.owner.objects.add(actor_id, Value())
+            entry.keep = task.keep
+            if options.get("lifetime") != "detached":
+                farewell = KillActor(actor_id, True, True, "ended: its last handle is gone")
+                home.owner.objects.farewells[actor_id] = (home.node, farewell)
+            client = home.owner.callers.client(actor_id, self.__name__, lookup=False)
+            home.owner.create(client, task)
+            home.reactor.flush()
+        return ActorHandle(ObjectRef(actor_id), client, self._methods, facts["max_task_retries"])
+
+    def _claim_name(self, home: Runtime, namespace: str, actor_id: bytes) -> ActorHandle | None:
+        name = self._options.get("name")
+        if not name:
+            return None
+        holder = home.ask("reserve_name", namespace=namespace, name=name, actor=actor_id)
+        if holder == actor_id:
+            return None
+        if self._options.get("get_if_exists"):
+            return find_actor(name, namespace)
+        raise ValueError(
+            f"an actor named {name!r} lives in namespace {namespace!r} already. Use "
+            f"engine.get_actor({name!r}), or options(get_if_exists=True)."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ActorClass, (self._cls, self._options)
+
+    def __repr__(self) -> str:
+        return f"ActorClass({self.__name__})"
+
+
+def _encode_methods(methods: dict[str, _Method]) -> bytes:
+    from engine.store import codec
+
+    return codec.encode(methods).data
+
+
+class ActorHandle:
+    """A reference to an actor. `handle.method.remote(...)` calls it.
+
+    Calls through one process's handles arrive in the order they were made. Handles may be passed
+    to tasks and other actors.
+    """
+
+    def __init__(
+        self, ref: ObjectRef[Any], client: ActorClient, methods: dict[str, _Method], retries: int
+    ) -> None:
+        self._actor_ref = ref
+        self._client = client
+        self._methods = methods
+        self._retries = retries
+
+    @property
+    def _actor_id(self) -> bytes:
+        return self._actor_ref.binary()
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        found = self._methods.get(name) if not name.startswith("_") or name == "__call__" else None
+        if found is None:
+            if name in _PROBES:
+                return ActorMethod(self, name, None, {})
+            if name.startswith("_") and name in self._methods:
+                found = self._methods[name]
+            else:
+                public = ", ".join(one for one in self._methods if not one.startswith("_"))
+                raise AttributeError(
+                    f"actor class {self._client.name!r} has no method {name!r}; it has: {public}"
+                )
+        return ActorMethod(self, name, found.check, found.options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self._actor_ref, self._client.name, self._methods, self._retries)
+
+    def __repr__(self) -> str:
+        return f"ActorHandle({self._client.name}, {self._actor_id.hex()}, {self._client.state})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorHandle) and other._actor_id == self._actor_id
+
+    def __hash__(self) -> int:
+        return hash(self._actor_id)
+
+
+class ActorMethod:
+    """One method of an actor, ready to be called with `.remote(...)`."""
+
+    __slots__ = ("_check", "_handle", "_name", "_options")
+
+    def __init__(
+        self, handle: ActorHandle, name: str, check: SignatureCheck | None, options: dict[str, Any]
+    ) -> None:
+        self._handle = handle
+        self._name = name
+        self._check = check
+        self._options = options
+
+    def options(self, **options: Any) -> ActorMethod:
+        """The same method with some options changed for calls made through the result."""
+        checked = {**self._options, **check_options(METHOD, options)}
+        return ActorMethod(self._handle, self._name, self._check, checked)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"actor methods cannot be called directly; use .{self._name}.remote(...)"
+        )
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method; returns like `RemoteFunction.remote`."""
+        if self._check is not None:
+            self._check.check(args, kwargs)
+        home = runtime()
+        handle, options = self._handle, self._options
+        client = handle._client
+        returns = options.get("num_returns", 1) if options else 1
+        call = ActorCall(home.ids.new(), client.id, self._name, b"", 0, returns)
+        if returns == 1:
+            ids = [call.id]
+        else:
+            ids = [call.id, *(home.ids.new() for _ in range(returns - 1))][:returns]
+        task = Task(call, f"{client.name}.{self._name}", ids, handle._retries, None)
+        if options:
+            task.retries = options.get("max_task_retries", handle._retries)
+            task.retry_exceptions = options.get("retry_exceptions", False)
+            task.name = options.get("name", task.name)
+        task.keep = handle._actor_ref  # a pending call keeps the actor alive
+        if args or kwargs:
+            attach_arguments(home, task, args, kwargs)
+        home.submit_call(client, task)
+        if returns == 1:
+            return ObjectRef(call.id)
+        return [ObjectRef(one) for one in ids] if returns else None
+
+
+def _rebuild(
+    ref: ObjectRef[Any], name: str, methods: dict[str, _Method], retries: int
+) -> ActorHandle:
+    home = runtime()
+    with home.lock:
+        client = home.owner.callers.client(ref.binary(), name, lookup=True)
+        home.reactor.flush()
+    return ActorHandle(ref, client, methods, retries)
+
+
+def find_actor(name: str, namespace: str | None) -> ActorHandle:
+    """The handle of a named actor; ValueError when there is none."""
+    from engine.store import codec
+
+    home = runtime()
+    space = namespace or home.info["namespace"]
+    found = home.ask("find_actor", namespace=space, name=name)
+    options = found["options"]
+    methods = codec.decode(options["methods"], None)
+    ref = adopt(found["id"])
+    return _rebuild(ref, options["class"], methods, options["max_task_retries"])

@@ -1,0 +1,194 @@
+"""The verbs: remote, get, put, wait, cancel, kill, get_actor."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+from engine.actor import ActorClass, ActorHandle, find_actor
+from engine.core.messages import KillActor
+from engine.functions import RemoteFunction
+from engine.session import runtime
+from engine.store.refs import ObjectRef
+
+__all__ = ["available_resources", "cancel", "cluster_resources", "get", "get_actor", "kill",
+           "nodes", "put", "remote", "wait"]
+
+
+def remote(*args: Any, **options: Any) -> Any:
+    """Make a function a task or a class an actor class.
+
+    Bare (``@engine.remote``) or with at least one option (``@engine.remote(num_cpus=2)``).
+    """
+    if args and options:
+        raise TypeError("@engine.remote takes options by keyword only: @engine.remote(num_cpus=2)")
+    if len(args) == 1 and callable(args[0]):
+        return _make(args[0], {})
+    if args or not options:
+        raise TypeError(
+            "use @engine.remote without parentheses, or with at least one option: "
+            "@engine.remote(num_cpus=2)"
+        )
+    return lambda thing: _make(thing, options)
+
+
+def _make(thing: Any, options: dict[str, Any]) -> RemoteFunction | ActorClass:
+    if inspect.isclass(thing):
+        return ActorClass(thing, options)
+    if isinstance(thing, RemoteFunction | ActorClass):
+        raise TypeError(f"{thing!r} is remote already; use .options() to change its options")
+    if not inspect.isfunction(thing) and not callable(thing):
+        raise TypeError(f"@engine.remote takes a function or a class, not {type(thing).__name__}")
+    return RemoteFunction(thing, options)
+
+
+def _check_timeout(timeout: Any) -> None:
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout={timeout!r}: expected seconds or None")
+    if timeout < 0 or math.isnan(timeout):
+        raise ValueError(f"timeout={timeout!r}: expected seconds >= 0 or None")
+
+
+def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """The value of a reference, or a list of values for a list of references, in order.
+
+    Waits at most `timeout` seconds (None: as long as it takes; 0: a poll) and raises
+    GetTimeoutError. A failed task raises its error, which is also an instance of the class that
+    the user's code raised. Arrow and NumPy values are read-only views of shared memory.
+    """
+    if type(refs) is ObjectRef:
+        if timeout is not None:
+            _check_timeout(timeout)
+        home = runtime()
+        entry = home._entries.get(refs._id)
+        if entry is None:
+            raise _foreign(refs)
+        return home.get((refs,), timeout)[0]
+    _check_timeout(timeout)
+    if isinstance(refs, ActorHandle | RemoteFunction) or not isinstance(refs, list | tuple):
+        raise TypeError(
+            f"engine.get takes an ObjectRef or a list of them, not {_kind(refs)}. Values need no "
+            "get; for a handle call a method and get its result."
+        )
+    home = runtime()
+    for index, ref in enumerate(refs):
+        if type(ref) is not ObjectRef:
+            raise TypeError(f"engine.get: element {index} is {_kind(ref)}, expected an ObjectRef")
+        if ref._id not in home._entries:
+            raise _foreign(ref)
+    return home.get(refs, timeout)
+
+
+def _foreign(ref: ObjectRef[Any]) -> ValueError:
+    return ValueError(
+        f"{ref!r} is not known to this engine: it comes from before the last engine.shutdown()"
+    )
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}"
+
+
+def put(value: Any) -> ObjectRef[Any]:
+    """Store a value and return a reference to it.
+
+    Above 100 KiB it is written to shared memory once and read there by every process of the
+    machine without a copy. Raises TypeError when it cannot be pickled, ObjectStoreFullError when
+    it does not fit.
+    """
+    if isinstance(value, ObjectRef):
+        raise TypeError("engine.put of an ObjectRef: it is a reference already; pass it on")
+    return runtime().put(value)
+
+
+def wait(
+    refs: list[ObjectRef[Any]],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
+) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+    """Wait until `num_returns` of the references are ready (a failure is ready too).
+
+    Returns (ready, rest), both in the order given; `ready` has at most `num_returns`. After
+    `timeout` seconds it returns what there is.
+    """
+    if type(refs) is not list:
+        hint = " Put it into a list." if isinstance(refs, ObjectRef) else ""
+        raise TypeError(f"engine.wait takes a list of ObjectRefs, not {_kind(refs)}.{hint}")
+    _check_timeout(timeout)
+    if not refs:
+        return [], []
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int) or num_returns < 1:
+        raise ValueError(f"num_returns={num_returns!r}: expected an integer >= 1")
+    if num_returns > len(refs):
+        raise ValueError(f"num_returns={num_returns} of only {len(refs)} references")
+    if set(map(type, refs)) != {ObjectRef}:
+        wrong = next(one for one in refs if type(one) is not ObjectRef)
+        raise TypeError(f"engine.wait: expected ObjectRefs, found {_kind(wrong)}")
+    if len(set(refs)) != len(refs):
+        raise ValueError("engine.wait: the list has the same reference twice")
+    home = runtime()
+    ready = home.ready_among(refs, num_returns, timeout, fetch_local)
+    if len(ready) == 1:
+        at = refs.index(ready[0])
+        return ready, refs[:at] + refs[at + 1 :]
+    chosen = set(ready)
+    return ready, [ref for ref in refs if ref not in chosen]
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """End an actor at once, like SIGKILL; its pending calls raise ActorDiedError.
+
+    `no_restart=False` lets `max_restarts` bring it back.
+    """
+    if not isinstance(actor, ActorHandle):
+        raise TypeError(
+            f"engine.kill takes an actor handle, not {_kind(actor)}; use engine.cancel for tasks"
+        )
+    home = runtime()
+    with home.lock:
+        message = KillActor(actor._actor_id, no_restart, False, "was killed by engine.kill()")
+        home.send(home.node, message)
+        home.reactor.flush()
+
+
+def cancel(ref: ObjectRef[Any], *, force: bool = False) -> None:
+    """Cancel the call that makes `ref`; `get` on it then raises TaskCancelledError.
+
+    Not yet running: it never runs. Running: KeyboardInterrupt is raised in it (`force=True` ends
+    its worker instead). Finished: nothing happens.
+    """
+    if type(ref) is not ObjectRef:
+        raise TypeError(f"engine.cancel takes an ObjectRef, not {_kind(ref)}")
+    home = runtime()
+    with home.lock:
+        home.owner.cancel(ref.binary(), force)
+        home.reactor.flush()
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """The handle of a named actor; ValueError when there is none."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"engine.get_actor: expected a non-empty name, found {name!r}")
+    return find_actor(name, namespace)
+
+
+def cluster_resources() -> dict[str, float]:
+    """All logical resources of the cluster."""
+    return dict(runtime().ask("resources")["total"])
+
+
+def available_resources() -> dict[str, float]:
+    """The logical resources that nobody uses at the moment."""
+    return dict(runtime().ask("resources")["free"])
+
+
+def nodes() -> list[dict[str, Any]]:
+    """One record a node."""
+    return list(runtime().ask("nodes"))
+
+

@@ -1,0 +1,54 @@
+"""Every limit and time-out of the engine in one frozen record, with unit and reason.
+
+A limit without a reason is a guess; each line says where the number comes from, so that it can be
+argued with. `Config()` is made once by `init()` and travels to every process of the cluster.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["Config"]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits and time-outs. Sizes in bytes, times in seconds unless the name says otherwise."""
+
+    # Values up to this size travel inside frames and live with their owner; above it a copy into
+    # shared memory is cheaper than two copies through a socket (the paper's systems use 100 KB).
+    inline_bytes_max: int = 100 * 1024
+    # A frame is refused before its body is read when it claims more than this.
+    frame_bytes_max: int = 64 << 20
+    # Frames are gathered up to this size before a write, unless somebody waits for them.
+    flush_bytes: int = 64 << 10
+    # Messages gathered on a busy connection before a write. 32 keeps the receiver fed while the
+    # per-write cost (about 1 us) is already divided by more than the cost of a call.
+    flush_messages: int = 32
+    # Calls a process may have in flight before `.remote()` blocks: enough to fill any pipeline,
+    # few enough that a million submissions stay in bounded memory (about 1 KiB each).
+    in_flight_calls_max: int = 20_000
+    in_flight_bytes_max: int = 512 << 20
+    # Unit of shared memory a process leases from its node, so that a put needs no round trip.
+    segment_bytes: int = 64 << 20
+    # How long a waiting thread polls before it sleeps. Waking an idle core costs 50-80 us, so a
+    # reply that comes within this window is worth the polling.
+    spin_seconds: float = 100e-6
+    # The service thread looks after the sockets when the user's thread was away this long.
+    service_tick_seconds: float = 0.005
+    # Leases are given back when unused for this long; shorter would cost a round trip a task.
+    lease_idle_seconds: float = 0.2
+    # A busy lease may be called back by the node after this long if others wait for it.
+    lease_quantum_seconds: float = 0.05
+    # Tasks sent ahead to one worker: enough work to cover a round trip, never more than this.
+    pipeline_depth_max: int = 256
+    pipeline_target_us: int = 4_000
+    # Concurrent workers that zero-CPU tasks of one owner may open.
+    leases_per_shape_max: int = 64
+    # How long the node and the first worker may take to answer at start-up.
+    start_timeout_seconds: float = 30.0
+    # How long `shutdown()` waits for a graceful end before it kills.
+    stop_timeout_seconds: float = 2.0
+    # Above this size a pickled function is refused: it nearly always captured data by accident.
+    function_bytes_max: int = 100 << 20
+    # Deaths of the same task after which it is a poison task (with max_retries=-1).
+    task_deaths_max: int = 16

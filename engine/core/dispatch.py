@@ -1,0 +1,324 @@
+"""From submitted tasks to leased workers: the owner's half of scheduling.
+
+The node grants *leases* on workers and is not on the path of a call. Tasks that ask for the same
+resources share a `Shape`; each shape holds leases and sends tasks straight to their workers,
+several ahead (pipelining), as many as fill `pipeline_target_us` at the run time seen so far. Two
+rules make that safe: a worker that blocks inside a task gives its unstarted tasks back, and an idle
+worker takes half of the longest queue (`Recall`). So a task never waits behind a slower one for
+long, and never behind one that waits for it.
+
+Pure: effects leave through `send`; time comes in as an argument.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from engine.config import Config
+from engine.core.messages import (
+    Call,
+    Define,
+    LeaseGrant,
+    LeaseReclaim,
+    LeaseRequest,
+    LeaseReturn,
+    Recall,
+)
+
+__all__ = ["Dispatcher", "Lease", "Shape", "Task"]
+
+# Short tasks in flight on the least loaded worker from which on one more worker is asked for.
+_CROWDED = 4
+
+
+class Task:
+    """A submitted call: its message, what it still waits for and what it keeps alive."""
+
+    __slots__ = (
+        "actor",
+        "attempts",
+        "call",
+        "deps",
+        "id",
+        "keep",
+        "missing",
+        "name",
+        "nbytes",
+        "retries",
+        "retry_exceptions",
+        "returns",
+        "shape",
+        "worker",
+    )
+
+    def __init__(
+        self, call: Any, name: str, returns: list[bytes], retries: int, shape: Any
+    ) -> None:
+        self.call = call
+        self.id: bytes = call.id
+        self.name = name
+        self.returns = returns
+        self.retries = retries
+        self.retry_exceptions: Any = None
+        self.shape = shape
+        self.actor: Any = None
+        self.attempts = 0
+        self.deps: list[bytes] | None = None
+        self.missing = 0
+        self.keep: Any = None
+        self.nbytes = 0
+        self.worker = b""
+
+
+class Lease:
+    """A worker of ours: tasks sent to it and not yet answered, in order."""
+
+    __slots__ = ("drain", "idle_since", "in_flight", "known", "pid", "recalled", "shape", "worker")
+
+    def __init__(self, shape: Shape, worker: bytes, pid: int, known: set[bytes]) -> None:
+        self.shape = shape
+        self.worker = worker
+        self.pid = pid
+        self.in_flight: dict[bytes, Task] = {}
+        self.drain = False
+        self.recalled = False
+        self.idle_since = 0.0
+        self.known = known
+
+
+class Shape:
+    """Tasks with the same resources (and placement), and the leases that serve them."""
+
+    __slots__ = ("bundle", "depth", "group", "key", "leases", "mean_us", "pending", "requested",
+                 "resources")
+
+    def __init__(
+        self, key: bytes, resources: dict[str, float], group: bytes = b"", bundle: int = -1
+    ) -> None:
+        self.key = key
+        self.resources = resources
+        self.group = group
+        self.bundle = bundle
+        self.pending: deque[Task] = deque()
+        self.leases: dict[bytes, Lease] = {}
+        self.requested = 0
+        self.mean_us = -1.0
+        self.depth = 2
+
+
+class Dispatcher:
+    """All shapes of one owner."""
+
+    def __init__(
+        self,
+        node: bytes,
+        config: Config,
+        send: Callable[[bytes, Any], None],
+        definition: Callable[[bytes], bytes],
+    ) -> None:
+        self._node = node
+        self._config = config
+        self._send = send
+        self._definition = definition
+        self._shapes: dict[bytes, Shape] = {}
+        self.leases: dict[bytes, Lease] = {}
+        self._known: dict[bytes, set[bytes]] = {}  # definitions sent, by process
+
+    def shape(
+        self, key: bytes, resources: dict[str, float], group: bytes = b"", bundle: int = -1
+    ) -> Shape:
+        """The shape of this key, made at first use."""
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = Shape(key, resources, group, bundle)
+        return shape
+
+    def shapes(self) -> list[Shape]:
+        """All shapes seen so far."""
+        return list(self._shapes.values())
+
+    # ------------------------------------------------------------------ submitting
+
+    def enqueue(self, task: Task) -> None:
+        """A task whose arguments are all there."""
+        shape: Shape = task.shape
+        if not shape.pending:
+            best = None
+            best_load = shape.depth
+            for lease in shape.leases.values():
+                load = len(lease.in_flight)
+                if load < best_load and not lease.drain:
+                    best, best_load = lease, load
+                    if not load:
+                        break
+            if best is not None and (best_load == 0 or not self._ask_first(shape)):
+                if best_load >= _CROWDED and not shape.requested:
+                    shape.requested = 1
+                    self._ask(shape, 1)
+                self._push(best, task)
+                return
+        shape.pending.append(task)
+        self._request(shape)
+
+    def _ask_first(self, shape: Shape) -> bool:
+        """Long tasks, or of unknown length: ask for another worker before queueing behind one."""
+        return shape.requested == 0 and not 0 <= shape.mean_us < 1000
+
+    def _request(self, shape: Shape) -> None:
+        limit = self._config.leases_per_shape_max - len(shape.leases)
+        wanted = min(len(shape.pending), limit)
+        if wanted > 0 and (shape.requested == 0 or wanted >= 2 * shape.requested):
+            shape.requested = wanted
+            self._ask(shape, wanted)
+
+    def _ask(self, shape: Shape, wanted: int) -> None:
+        message = LeaseRequest(shape.key, shape.resources, wanted, shape.group, shape.bundle)
+        self._send(self._node, message)
+
+    def _push(self, lease: Lease, task: Task) -> None:
+        call: Call = task.call
+        if call.key not in lease.known:
+            lease.known.add(call.key)
+            self._send(lease.worker, Define(call.key, self._definition(call.key)))
+        task.worker = lease.worker
+        lease.in_flight[task.id] = task
+        self._send(lease.worker, call)
+
+    def _fill(self, lease: Lease) -> None:
+        shape = lease.shape
+        pending, depth = shape.pending, shape.depth
+        if pending and not lease.drain:
+            if len(shape.leases) > 1 or shape.requested:
+                # Leave a share for the others: they may be about to become free.
+                depth = min(depth, max(1, len(pending) // (len(shape.leases) or 1)))
+            while pending and len(lease.in_flight) < depth:
+                self._push(lease, pending.popleft())
+            if not pending and shape.requested:
+                shape.requested = 0
+                self._ask(shape, 0)
+
+    # ------------------------------------------------------------------ events
+
+    def on_grant(self, message: LeaseGrant, now: float) -> None:
+        """The node gives us a worker."""
+        shape = self._shapes[message.shape]
+        shape.requested = max(0, shape.requested - 1)
+        known = self._known.setdefault(message.worker, set())
+        lease = Lease(shape, message.worker, message.pid, known)
+        lease.idle_since = now
+        shape.leases[message.worker] = self.leases[message.worker] = lease
+        self._fill(lease)
+        if not lease.in_flight:
+            self._steal(lease)
+
+    def on_done(self, worker: bytes, task_id: bytes, us: int, now: float) -> Task | None:
+        """A worker answered; returns the task, or None when it was not in flight there."""
+        lease = self.leases.get(worker)
+        if lease is None:
+            return None
+        task = lease.in_flight.pop(task_id, None)
+        if task is None:
+            return None
+        shape = lease.shape
+        mean = shape.mean_us
+        shape.mean_us = mean = us if mean < 0 else mean + 0.2 * (us - mean)
+        depth = int(self._config.pipeline_target_us / (mean + 1.0))
+        shape.depth = min(max(depth, 1), self._config.pipeline_depth_max)
+        if shape.pending:
+            if len(lease.in_flight) * 2 <= shape.depth:
+                self._fill(lease)
+        elif not lease.in_flight:
+            self._idle(lease, now)
+        return task
+
+    def _idle(self, lease: Lease, now: float) -> None:
+        lease.idle_since = now
+        lease.recalled = False
+        shape = lease.shape
+        if shape.requested and not any(one.in_flight for one in shape.leases.values()):
+            shape.requested = 0
+            self._ask(shape, 0)
+        if lease.drain:
+            self._give_back(lease)
+        else:
+            self._steal(lease)
+
+    def _steal(self, thief: Lease) -> None:
+        """An idle worker: ask the one with the longest queue for half of it."""
+        longest, length = None, 1
+        for lease in thief.shape.leases.values():
+            if not lease.recalled and len(lease.in_flight) > length:
+                longest, length = lease, len(lease.in_flight)
+        if longest is not None:
+            longest.recalled = True
+            self._send(longest.worker, Recall(length // 2))
+
+    def on_returned(self, worker: bytes, ids: list[bytes]) -> None:
+        """A worker gives unstarted tasks back."""
+        lease = self.leases.get(worker)
+        if lease is None:
+            return
+        lease.recalled = False
+        tasks = [lease.in_flight.pop(one) for one in ids if one in lease.in_flight]
+        shape = lease.shape
+        for task in reversed(tasks):
+            shape.pending.appendleft(task)
+        for other in list(shape.leases.values()):
+            if other is not lease and shape.pending and not other.in_flight:
+                self._fill(other)
+        if shape.pending:
+            shape.requested = 0
+            self._request(shape)
+
+    def on_reclaim(self, message: LeaseReclaim) -> None:
+        """The node wants a worker back for others."""
+        lease = self.leases.get(message.worker)
+        if lease is None:
+            return
+        if message.drain:
+            lease.drain = True
+            if len(lease.in_flight) > 1:
+                self._send(lease.worker, Recall(len(lease.in_flight)))
+        if not lease.in_flight:
+            self._give_back(lease)
+
+    def _give_back(self, lease: Lease) -> None:
+        del self.leases[lease.worker]
+        del lease.shape.leases[lease.worker]
+        self._send(self._node, LeaseReturn(lease.worker))
+        if lease.shape.pending:
+            lease.shape.requested = 0
+            self._request(lease.shape)
+
+    def on_process_died(self, worker: bytes) -> list[Task]:
+        """Tasks that were in flight on the dead worker, the one that ran first."""
+        self._known.pop(worker, None)
+        lease = self.leases.pop(worker, None)
+        if lease is None:
+            return []
+        del lease.shape.leases[worker]
+        return list(lease.in_flight.values())
+
+    def remove(self, task: Task) -> bool:
+        """Take a task out of the queue. False when it is no longer there."""
+        try:
+            task.shape.pending.remove(task)
+        except ValueError:
+            return False
+        return True
+
+    def tick(self, now: float) -> float | None:
+        """Give back what was idle too long; returns the time of the next look, or None."""
+        keep = self._config.lease_idle_seconds
+        next_look = None
+        for lease in list(self.leases.values()):
+            if lease.in_flight:
+                continue
+            until = lease.idle_since + keep
+            if until <= now:
+                self._give_back(lease)
+            elif next_look is None or until < next_look:
+                next_look = until
+        return next_look

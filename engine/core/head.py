@@ -1,0 +1,225 @@
+"""The head machine: the registry of actors, names and placement groups.
+
+It decides lifecycles (pending -> starting -> alive -> restarting -> dead) and tells everyone who
+has asked about an actor. It is not on the path of a call. Pure: effects leave through the
+`HeadEdge`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from engine.core.ids import owner_of, short
+from engine.core.messages import (
+    ERROR_NONE,
+    ActorChanged,
+    CreateActor,
+    KillActor,
+    Value,
+    encode_failure,
+)
+
+__all__ = ["ActorRecord", "HeadEdge", "HeadMachine", "NameTaken"]
+
+
+class NameTaken(Exception):
+    """A live actor has this name."""
+
+
+class HeadEdge(Protocol):
+    """What the head has done for it."""
+
+    def send(self, process: bytes, message: Any) -> None:
+        """Send a message to a process."""
+
+    def connect(self, one: bytes, other: bytes) -> None:
+        """See to it that two processes have a direct connection."""
+
+    def place(self, record: ActorRecord) -> None:
+        """Find a worker for the actor; `on_placed` follows."""
+
+    def unplace(self, record: ActorRecord) -> None:
+        """Forget the wish for a worker."""
+
+    def kill(self, process: bytes, cause: str) -> None:
+        """Kill a worker process at once."""
+
+
+class ActorRecord:
+    """One actor: how to make it, where it is, who asked for it."""
+
+    __slots__ = ("cause", "create", "failure", "name", "pid", "process", "restarts_left", "state",
+                 "watchers", "why_killed")
+
+    def __init__(self, create: CreateActor) -> None:
+        self.create = create
+        self.state = "pending"
+        self.process = b""
+        self.pid = 0
+        self.watchers: set[bytes] = set()
+        self.restarts_left: int = create.options.get("max_restarts", 0)
+        self.name: tuple[str, str] | None = None
+        self.failure: Value | None = None
+        self.cause = ""
+        self.why_killed = ""
+
+    @property
+    def title(self) -> str:
+        """Class and id, for messages to people."""
+        return f"{self.create.options.get('class', 'actor')} ({short(self.create.id)})"
+
+
+class HeadMachine:
+    """Actors and names of a cluster."""
+
+    def __init__(self, edge: HeadEdge) -> None:
+        self._edge = edge
+        self.actors: dict[bytes, ActorRecord] = {}
+        self.names: dict[tuple[str, str], bytes] = {}
+        self._by_process: dict[bytes, bytes] = {}
+        self._early: dict[bytes, set[bytes]] = {}  # lookups that overtook the creation
+
+    # ------------------------------------------------------------------ names
+
+    def reserve(self, namespace: str, name: str, actor: bytes) -> bytes:
+        """Give a name to an actor about to be created; the id that has it now."""
+        taken = self.names.get((namespace, name))
+        if taken is not None:
+            return taken
+        self.names[namespace, name] = actor
+        return actor
+
+    def find(self, namespace: str, name: str) -> tuple[bytes, dict[str, Any]] | None:
+        """Id and options of a named actor that is not dead."""
+        actor = self.names.get((namespace, name))
+        record = self.actors.get(actor) if actor is not None else None
+        if actor is None or record is None or record.state == "dead":
+            return None
+        return actor, record.create.options
+
+    # ------------------------------------------------------------------ lifecycle
+
+    def on_create(self, creator: bytes, message: CreateActor) -> None:
+        """A process wants an actor."""
+        record = self.actors[message.id] = ActorRecord(message)
+        record.watchers = {creator} | self._early.pop(message.id, set())
+        name = message.options.get("name")
+        if name:
+            record.name = (message.options.get("namespace", ""), name)
+        self._edge.place(record)
+
+    def on_placed(self, actor: bytes, process: bytes, pid: int) -> bool:
+        """A worker for the actor. False when the actor died meanwhile."""
+        record = self.actors[actor]
+        if record.state == "dead":
+            return False
+        record.state, record.process, record.pid = "starting", process, pid
+        self._by_process[process] = actor
+        self._edge.send(process, record.create)
+        return True
+
+    def on_reported(self, process: bytes, message: ActorChanged) -> None:
+        """The worker says that the constructor returned, or raised."""
+        record = self.actors.get(message.id)
+        if record is None or record.process != process:
+            return
+        if message.state == "alive":
+            record.state = "alive"
+            self._tell(record)
+        else:
+            record.failure = message.failure
+            record.cause = message.cause or "its constructor raised"
+            self._die(record)
+
+    def on_process_died(self, process: bytes, pid: int, cause: str) -> None:
+        """A process is gone: the actor in it dies or is restarted; actors it created die."""
+        actor = self._by_process.pop(process, None)
+        if actor is not None:
+            self._actor_process_died(self.actors[actor], pid, cause)
+        for record in list(self.actors.values()):
+            record.watchers.discard(process)
+            detached = record.create.options.get("lifetime") == "detached"
+            if owner_of(record.create.id) == process and not detached:
+                self.kill(record.create.id, True, f"its creator (pid {pid}) {cause}")
+
+    def _actor_process_died(self, record: ActorRecord, pid: int, cause: str) -> None:
+        if record.state == "dead":
+            return
+        why = record.why_killed or cause
+        record.cause = f"{why} (pid {pid})"
+        if record.restarts_left == 0:
+            text = f"actor {record.title} {record.cause}"
+            record.failure = encode_failure("ActorDiedError", text)
+            self._die(record)
+            return
+        record.restarts_left -= record.restarts_left > 0
+        record.create.restarts += 1
+        record.state, record.process, record.why_killed = "restarting", b"", ""
+        self._tell(record)
+        self._edge.place(record)
+
+    def _die(self, record: ActorRecord) -> None:
+        if record.state in ("pending", "restarting"):
+            self._edge.unplace(record)
+        process = record.process
+        record.state = "dead"
+        if record.name is not None and self.names.get(record.name) == record.create.id:
+            del self.names[record.name]
+        self._tell(record)
+        if process and process in self._by_process:
+            del self._by_process[process]
+            self._edge.kill(process, record.cause)
+
+    def kill(self, actor: bytes, no_restart: bool, cause: str) -> None:
+        """End an actor at once."""
+        record = self.actors.get(actor)
+        if record is None or record.state == "dead":
+            return
+        if no_restart:
+            record.restarts_left = 0
+        record.why_killed = cause
+        if record.process:
+            self._edge.kill(record.process, cause)
+        elif no_restart:
+            record.cause = cause
+            record.failure = encode_failure("ActorDiedError", f"actor {record.title} {cause}")
+            self._die(record)
+
+    def end(self, actor: bytes, cause: str) -> None:
+        """End an actor after what it has queued; nobody holds a handle any more."""
+        record = self.actors.get(actor)
+        if record is None or record.state == "dead":
+            return
+        record.restarts_left = 0
+        record.why_killed = cause
+        if record.state == "alive":
+            self._edge.send(record.process, KillActor(actor, True, True, cause))
+        else:
+            self.kill(actor, True, cause)
+
+    # ------------------------------------------------------------------ watching
+
+    def on_lookup(self, process: bytes, actor: bytes) -> None:
+        """A process wants to know the state of an actor, now and whenever it changes."""
+        record = self.actors.get(actor)
+        if record is None:
+            # A handle can overtake the creation when it travels through a third process.
+            self._early.setdefault(actor, set()).add(process)
+            return
+        record.watchers.add(process)
+        if record.state in ("alive", "dead"):
+            self._tell_one(record, process)
+
+    def _tell(self, record: ActorRecord) -> None:
+        for process in record.watchers:
+            self._tell_one(record, process)
+
+    def _tell_one(self, record: ActorRecord, process: bytes) -> None:
+        if record.state == "alive":
+            self._edge.connect(process, record.process)
+        failure = record.failure if record.state == "dead" else None
+        assert failure is None or failure.error != ERROR_NONE
+        changed = ActorChanged(
+            record.create.id, record.state, record.process, record.cause, failure
+        )
+        self._edge.send(process, changed)

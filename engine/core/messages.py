@@ -1,0 +1,476 @@
+"""Every message that passes between processes: small typed structs, no pickle.
+
+User payloads (arguments, values, functions) are opaque bytes here; only workers and drivers ever
+unpickle them. Structs are arrays on the wire, and `gc=False` keeps them out of the garbage
+collector: they hold bytes, numbers and each other, never cycles.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "ERROR_NONE",
+    "ERROR_SYSTEM",
+    "ERROR_USER",
+    "ActorCall",
+    "ActorChanged",
+    "AddBorrower",
+    "Attach",
+    "Block",
+    "Blocked",
+    "BorrowAck",
+    "Call",
+    "Cancel",
+    "ChannelFrame",
+    "Connect",
+    "CreateActor",
+    "Define",
+    "Done",
+    "DoneMany",
+    "DropBorrower",
+    "Failure",
+    "Fetch",
+    "Fork",
+    "Forked",
+    "FreeBlock",
+    "Hello",
+    "KillActor",
+    "KillWorker",
+    "LeaseGrant",
+    "LeaseReclaim",
+    "LeaseRequest",
+    "LeaseReturn",
+    "Log",
+    "LookupActor",
+    "Message",
+    "ObjectValue",
+    "Peer",
+    "Recall",
+    "Reply",
+    "Request",
+    "Returned",
+    "SegmentDropped",
+    "Settled",
+    "Stop",
+    "Value",
+    "Welcome",
+    "WorkerDied",
+    "decode_failure",
+    "encode_failure",
+]
+
+ERROR_NONE, ERROR_USER, ERROR_SYSTEM = 0, 1, 2
+
+
+class Block(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Where a large value lies: `size` bytes at `offset` of segment `segment`.
+
+    `holder` is the process that allocated it and alone may give the space out again.
+    """
+
+    segment: int
+    offset: int
+    size: int
+    holder: bytes
+
+
+class Value(msgspec.Struct, array_like=True, gc=False):
+    """A value as it travels: pickle bytes with out-of-band buffers, or a block, or an error.
+
+    `error` is ERROR_NONE, ERROR_USER (data is a pickled TaskError) or ERROR_SYSTEM (data is an
+    encoded `Failure`). `contains` are the ids of the references pickled inside the value.
+    """
+
+    data: bytes = b""
+    buffers: list[bytes] | None = None
+    contains: list[bytes] | None = None
+    block: Block | None = None
+    error: int = ERROR_NONE
+
+
+class ObjectValue(msgspec.Struct, array_like=True, gc=False, tag=24):
+    """From the owner: the value of `id`. Also an argument of a call that was a reference."""
+
+    id: bytes
+    value: Value
+
+
+class Failure(msgspec.Struct, array_like=True, gc=False):
+    """An error made by the engine itself: name of a class in `engine.exceptions`, and its text."""
+
+    kind: str
+    text: str
+
+
+# --------------------------------------------------------------------- owner <-> executor
+
+
+class Define(msgspec.Struct, array_like=True, gc=False, tag=1):
+    """A function or class by the hash of its pickled form; sent once on a connection."""
+
+    key: bytes
+    blob: bytes
+
+
+class Call(msgspec.Struct, array_like=True, gc=False, tag=2):
+    """Run a function.
+
+    `args` is the pickled (args, kwargs), or `large` is the object that holds it. `deps` are the
+    values of the references among the arguments, in the order of their slots.
+    """
+
+    id: bytes
+    key: bytes
+    args: bytes
+    returns: int = 1
+    buffers: list[bytes] | None = None
+    deps: list[ObjectValue] | None = None
+    large: ObjectValue | None = None
+
+
+class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
+    """Run a method; `seq` numbers the calls of one caller to one actor from 0."""
+
+    id: bytes
+    actor: bytes
+    method: str
+    args: bytes
+    seq: int = 0
+    returns: int = 1
+    buffers: list[bytes] | None = None
+    deps: list[ObjectValue] | None = None
+    large: ObjectValue | None = None
+
+
+class Done(msgspec.Struct, array_like=True, gc=False, tag=4):
+    """The usual reply: one small value without buffers or references. `us`: run time."""
+
+    id: bytes
+    data: bytes
+    us: int = 0
+
+
+class DoneMany(msgspec.Struct, array_like=True, gc=False, tag=5):
+    """Any other reply: `values` in return order (errors are values too)."""
+
+    id: bytes
+    values: list[Value]
+    us: int = 0
+
+
+class Recall(msgspec.Struct, array_like=True, gc=False, tag=6):
+    """The owner wants up to `count` calls back that have not started."""
+
+    count: int
+
+
+class Returned(msgspec.Struct, array_like=True, gc=False, tag=7):
+    """Calls given back unstarted, because they were recalled or the worker is blocked."""
+
+    ids: list[bytes]
+
+
+class Cancel(msgspec.Struct, array_like=True, gc=False, tag=8):
+    """Cancel a call: drop it if it has not started, else interrupt it (`force`: exit)."""
+
+    id: bytes
+    force: bool = False
+
+
+class Settled(msgspec.Struct, array_like=True, gc=False, tag=9):
+    """The caller has registered the references inside the values of call `id`."""
+
+    id: bytes
+
+
+# --------------------------------------------------------------------- references
+
+
+class AddBorrower(msgspec.Struct, array_like=True, gc=False, tag=20):
+    """To the owner: this process holds a reference to `id`. Answered by BorrowAck."""
+
+    id: bytes
+
+
+class BorrowAck(msgspec.Struct, array_like=True, gc=False, tag=21):
+    """`known` is False when the object was already released."""
+
+    id: bytes
+    known: bool
+
+
+class DropBorrower(msgspec.Struct, array_like=True, gc=False, tag=22):
+    """To the owner: this process no longer holds `id`."""
+
+    id: bytes
+
+
+class Fetch(msgspec.Struct, array_like=True, gc=False, tag=23):
+    """To the owner: send the value as soon as it exists."""
+
+    id: bytes
+
+
+class FreeBlock(msgspec.Struct, array_like=True, gc=False, tag=25):
+    """To the holder (or its node when the holder is dead): the block is free."""
+
+    block: Block
+
+
+# --------------------------------------------------------------------- process <-> node
+
+
+class Hello(msgspec.Struct, array_like=True, gc=False, tag=40):
+    """First message of a process to its node."""
+
+    process: bytes
+    pid: int
+    kind: str
+
+
+class Welcome(msgspec.Struct, array_like=True, gc=False, tag=41):
+    """The node accepts the process; `info` has node id, resources, namespace and the like."""
+
+    node: bytes
+    info: dict[str, Any]
+
+
+class LeaseRequest(msgspec.Struct, array_like=True, gc=False, tag=42):
+    """I want `wanted` more workers of this shape (replaces my earlier figure)."""
+
+    shape: bytes
+    resources: dict[str, float]
+    wanted: int
+    group: bytes = b""
+    bundle: int = -1
+
+
+class LeaseGrant(msgspec.Struct, array_like=True, gc=False, tag=43):
+    """Worker `worker` is yours for tasks of `shape`, over the connection of the same name."""
+
+    shape: bytes
+    worker: bytes
+    pid: int
+
+
+class LeaseReturn(msgspec.Struct, array_like=True, gc=False, tag=44):
+    """The owner gives the worker back."""
+
+    worker: bytes
+
+
+class LeaseReclaim(msgspec.Struct, array_like=True, gc=False, tag=45):
+    """Others wait. Give `worker` back once it is idle; send it nothing new when `drain`."""
+
+    worker: bytes
+    drain: bool
+
+
+class Blocked(msgspec.Struct, array_like=True, gc=False, tag=46):
+    """The sending worker waits inside user code (or no longer does): its slot is free."""
+
+    blocked: bool
+
+
+class Connect(msgspec.Struct, array_like=True, gc=False, tag=47):
+    """Make a direct connection between me and `process` (answered by Peer on both sides)."""
+
+    process: bytes
+
+
+class Peer(msgspec.Struct, array_like=True, gc=False, tag=48):
+    """A direct connection to `process`; its descriptor comes with this frame (none: it is dead)."""
+
+    process: bytes
+    pid: int
+    alive: bool = True
+
+
+class WorkerDied(msgspec.Struct, array_like=True, gc=False, tag=49):
+    """A process of this node is gone. `cause` reads like "killed by SIGKILL"."""
+
+    process: bytes
+    pid: int
+    cause: str
+    expected: bool = False
+
+
+class CreateActor(msgspec.Struct, array_like=True, gc=False, tag=50):
+    """To the head, then to the worker chosen: make an actor.
+
+    `args` etc. are the constructor's, `blob` the pickled class. `options` are scheduling facts
+    that the head reads (name, namespace, max_restarts ...).
+    """
+
+    id: bytes
+    key: bytes
+    blob: bytes
+    args: bytes
+    options: dict[str, Any]
+    buffers: list[bytes] | None = None
+    deps: list[ObjectValue] | None = None
+    large: ObjectValue | None = None
+    restarts: int = 0
+
+
+class ActorChanged(msgspec.Struct, array_like=True, gc=False, tag=51):
+    """State of an actor as seen by the head: pending, starting, alive, restarting or dead."""
+
+    id: bytes
+    state: str
+    process: bytes = b""
+    cause: str = ""
+    failure: Value | None = None
+
+
+class LookupActor(msgspec.Struct, array_like=True, gc=False, tag=52):
+    """Tell me (now, and whenever it changes) the state of the actor."""
+
+    id: bytes
+
+
+class KillActor(msgspec.Struct, array_like=True, gc=False, tag=53):
+    """End the actor. `graceful`: after its pending calls; else at once, like SIGKILL."""
+
+    id: bytes
+    no_restart: bool = True
+    graceful: bool = False
+    cause: str = ""
+
+
+class KillWorker(msgspec.Struct, array_like=True, gc=False, tag=54):
+    """Kill the process that runs call `id` of mine (forced cancel)."""
+
+    process: bytes
+    cause: str
+
+
+class Request(msgspec.Struct, array_like=True, gc=False, tag=55):
+    """A question to the node or head, answered by a Reply with the same number."""
+
+    number: int
+    what: str
+    args: dict[str, Any]
+
+
+class Reply(msgspec.Struct, array_like=True, gc=False, tag=56):
+    """`error` is "" or the text of a failure whose class is `result["kind"]`."""
+
+    number: int
+    result: Any
+    error: str = ""
+
+
+class SegmentDropped(msgspec.Struct, array_like=True, gc=False, tag=57):
+    """No object lies in these segments any more: unmap them."""
+
+    segments: list[int]
+
+
+class Attach(msgspec.Struct, array_like=True, gc=False, tag=58):
+    """A segment's memfd comes with this frame, as an answer to request `number`."""
+
+    number: int
+    segment: int
+    size: int
+
+
+class Log(msgspec.Struct, array_like=True, gc=False, tag=59):
+    """Lines a worker printed, for the driver's terminal."""
+
+    pid: int
+    name: str
+    stream: str
+    lines: list[str]
+
+
+class Stop(msgspec.Struct, array_like=True, gc=False, tag=60):
+    """End: to the node from its driver, to a worker from its node."""
+
+    reason: str
+
+
+class Fork(msgspec.Struct, array_like=True, gc=False, tag=70):
+    """To the zygote: make a worker; its node socket and output pipe come with the frame."""
+
+    process: bytes
+    config: bytes
+
+
+class Forked(msgspec.Struct, array_like=True, gc=False, tag=71):
+    """From the zygote: the worker's pid."""
+
+    process: bytes
+    pid: int
+
+
+class ChannelFrame(msgspec.Struct, array_like=True, gc=False, tag=80):
+    """A frame of a topology; `body` is the topology's own encoding, `value` its payload.
+
+    A value in a block is lent: `loan` is its id, and the receiver is registered as a borrower.
+    """
+
+    topology: bytes
+    member: int
+    body: bytes
+    value: Value | None = None
+    loan: bytes = b""
+
+
+Message = (
+    Define
+    | Call
+    | ActorCall
+    | Done
+    | DoneMany
+    | Recall
+    | Returned
+    | Cancel
+    | Settled
+    | AddBorrower
+    | BorrowAck
+    | DropBorrower
+    | Fetch
+    | ObjectValue
+    | FreeBlock
+    | Hello
+    | Welcome
+    | LeaseRequest
+    | LeaseGrant
+    | LeaseReturn
+    | LeaseReclaim
+    | Blocked
+    | Connect
+    | Peer
+    | WorkerDied
+    | CreateActor
+    | ActorChanged
+    | LookupActor
+    | KillActor
+    | KillWorker
+    | Request
+    | Reply
+    | SegmentDropped
+    | Attach
+    | Log
+    | Stop
+    | Fork
+    | Forked
+    | ChannelFrame
+)
+
+_failure_encoder = msgspec.msgpack.Encoder()
+_failure_decoder = msgspec.msgpack.Decoder(Failure)
+
+
+def encode_failure(kind: str, text: str) -> Value:
+    """A value that stands for an error of the engine."""
+    return Value(data=_failure_encoder.encode(Failure(kind, text)), error=ERROR_SYSTEM)
+
+
+def decode_failure(value: Value) -> Failure:
+    """The failure inside a value made by `encode_failure`."""
+    return _failure_decoder.decode(value.data)

@@ -1,0 +1,334 @@
+"""What every process that submits work does: the owner machine.
+
+It composes the object table, the dispatcher and the actors' callers behind one door,
+`handle(peer, message, now)`, and the verbs `submit`, `call`, `put`. Pure: it decides, and what it
+decides leaves as messages through `send`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from engine.config import Config
+from engine.core.callers import ActorClient, Callers
+from engine.core.dispatch import Dispatcher, Task
+from engine.core.ids import owner_of, short
+from engine.core.messages import (
+    ERROR_NONE,
+    ActorChanged,
+    AddBorrower,
+    Block,
+    BorrowAck,
+    Cancel,
+    CreateActor,
+    Done,
+    DoneMany,
+    DropBorrower,
+    Fetch,
+    FreeBlock,
+    LeaseGrant,
+    LeaseReclaim,
+    ObjectValue,
+    Returned,
+    Settled,
+    Value,
+    WorkerDied,
+    encode_failure,
+)
+from engine.core.objects import ObjectTable
+
+__all__ = ["Owner"]
+
+
+class Owner:
+    """Tasks, objects and actor calls of one process.
+
+    `make_refs(ids)` makes the references that a value contains and returns what keeps them;
+    `free(block)` frees a block that this process allocated; `definition(key)` is the blob of a
+    function; `retry(task, value)` says whether a task that raised is to run again.
+    """
+
+    def __init__(
+        self,
+        me: bytes,
+        node: bytes,
+        config: Config,
+        *,
+        send: Callable[[bytes, Any], None],
+        free: Callable[[Block], None],
+        make_refs: Callable[[list[bytes]], Any],
+        definition: Callable[[bytes], bytes],
+        retry: Callable[[Task, Value], bool],
+    ) -> None:
+        self.me = me
+        self._node = node
+        self._config = config
+        self._send = send
+        self._free_here = free
+        self._retry = retry
+        self.objects = ObjectTable(me, send, self._free, make_refs)
+        self.dispatch = Dispatcher(node, config, send, definition)
+        self.callers = Callers(node, send, self._fail)
+        self._dead: set[bytes] = set()
+        self.unfinished = 0
+        self.unfinished_bytes = 0
+        self._handlers: dict[type, Callable[[bytes, Any, float], None]] = {
+            Done: self._on_done,
+            DoneMany: self._on_done_many,
+            LeaseGrant: lambda peer, message, now: self.dispatch.on_grant(message, now),
+            LeaseReclaim: lambda peer, message, now: self.dispatch.on_reclaim(message),
+            Cancel: lambda peer, message, now: self.cancel(message.id, message.force),
+            Returned: lambda peer, message, now: self.dispatch.on_returned(peer, message.ids),
+            ActorChanged: lambda peer, message, now: self.callers.on_changed(message),
+            AddBorrower: lambda peer, message, now: self.objects.on_add_borrower(peer, message),
+            BorrowAck: lambda peer, message, now: self.objects.on_borrow_ack(message),
+            DropBorrower: lambda peer, message, now: self.objects.on_drop_borrower(peer, message),
+            Fetch: lambda peer, message, now: self.objects.on_fetch(peer, message),
+            ObjectValue: lambda peer, message, now: self.objects.resolve(message.id, message.value),
+            FreeBlock: lambda peer, message, now: self._free_here(message.block),
+            WorkerDied: self._on_worker_died,
+        }
+
+    def handle(self, peer: bytes, message: Any, now: float) -> bool:
+        """One message from `peer`. False when it is none of the owner's business."""
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            return False
+        handler(peer, message, now)
+        return True
+
+    # ------------------------------------------------------------------ submitting
+
+    def submit(self, task: Task) -> None:
+        """A task: its returns become pending objects of ours, each with one reference."""
+        self._register(task)
+        if task.deps is not None and self._wait_for_deps(task, self._start):
+            return
+        self.dispatch.enqueue(task)
+
+    def call(self, client: ActorClient, task: Task) -> None:
+        """An actor call, in order of submission."""
+        self._register(task)
+        task.actor = client
+        if task.deps is not None:
+            self._wait_for_deps(task, lambda _task: self.callers.advance(client))
+        self.callers.submit(client, task)
+
+    def create(self, client: ActorClient, task: Task) -> None:
+        """An actor: ask the head for it once the constructor's arguments are there."""
+        task.actor = client
+        self.unfinished += 1
+        if task.deps is None or not self._wait_for_deps(task, self._send_create):
+            self._send_create(task)
+
+    def _send_create(self, task: Task) -> None:
+        self._send(self._node, task.call)
+        self.unfinished -= 1
+
+    def cancel(self, object_id: bytes, force: bool) -> None:
+        """Cancel the call that makes an object, wherever it is."""
+        entry = self.objects.entries.get(object_id)
+        if entry is None or entry.value is not None:
+            return
+        task: Task | None = entry.task
+        if task is None:
+            self._send(owner_of(object_id), Cancel(object_id, force))
+            return
+        if task.worker:
+            task.retries = 0
+            self._send(task.worker, Cancel(task.id, force))
+            return
+        if task.actor is not None:
+            task.actor.queue.remove(task)
+            self.callers.advance(task.actor)
+        elif not task.missing:
+            self.dispatch.remove(task)
+        failure = encode_failure("TaskCancelledError", f"{task.name} was cancelled before it ran")
+        self._fail(task, failure)
+
+    def _register(self, task: Task) -> None:
+        add = self.objects.add
+        for object_id in task.returns:
+            add(object_id).task = task
+        self.unfinished += 1
+        self.unfinished_bytes += task.nbytes
+
+    def _wait_for_deps(self, task: Task, start: Callable[[Task], None]) -> bool:
+        """Fill the values of reference arguments in; True while some are still pending."""
+        deps = task.deps
+        assert deps is not None
+        task.missing = 1  # counts as one until the loop is through, so that nothing starts early
+
+        def arrived(_value: Value) -> None:
+            task.missing -= 1
+            if not task.missing and self._resolve_deps(task):
+                start(task)
+
+        for object_id in deps:
+            task.missing += 1
+            if self.objects.when_ready(object_id, arrived):
+                task.missing -= 1
+        task.missing -= 1
+        return bool(task.missing) or not self._resolve_deps(task)
+
+    def _resolve_deps(self, task: Task) -> bool:
+        """All values are there. False when one is an error, which becomes the task's own."""
+        entries = self.objects.entries
+        values = []
+        for object_id in task.deps or ():
+            value = entries[object_id].value
+            assert value is not None
+            if value.error != ERROR_NONE:
+                self._fail(task, value)
+                client = task.actor
+                if client is not None and task in client.queue:  # it holds back those behind
+                    client.queue.remove(task)
+                    self.callers.advance(client)
+                return False
+            values.append(ObjectValue(object_id, value))
+        task.call.deps = values
+        return True
+
+    def _start(self, task: Task) -> None:
+        self.dispatch.enqueue(task)
+
+    # ------------------------------------------------------------------ results
+
+    def _on_done(self, worker: bytes, message: Done, now: float) -> None:
+        task = self._finished(worker, message.id, message.us, now)
+        if task is not None:
+            self._close(task)
+            self.objects.resolve(task.id, Value(message.data))
+
+    def _on_done_many(self, worker: bytes, message: DoneMany, now: float) -> None:
+        task = self._finished(worker, message.id, message.us, now)
+        values = message.values
+        if task is None:
+            for value in values:
+                if value.block is not None:
+                    self._free(value.block)
+            return
+        if values and values[0].error != ERROR_NONE and self._retry(task, values[0]):
+            self._run_again(task)
+            return
+        self._close(task)
+        if values and values[0].error != ERROR_NONE:
+            values = [values[0]] * max(1, len(task.returns))
+        contained: list[bytes] = []
+        for object_id, value in zip(task.returns, values, strict=False):
+            self.objects.resolve(object_id, value)
+            if value.contains:
+                contained += value.contains
+        if any(value.contains for value in values):
+            settled = Settled(message.id)
+            if not self.objects.after_settled(contained, worker, settled):
+                self._send(worker, settled)
+
+    def _finished(self, worker: bytes, task_id: bytes, us: int, now: float) -> Task | None:
+        entry = self.objects.entries.get(task_id)
+        if entry is not None and entry.task is not None and entry.task.actor is not None:
+            return self.callers.on_done(entry.task.actor.id, task_id)
+        task = self.dispatch.on_done(worker, task_id, us, now)
+        if task is None:  # a call whose references are all gone already
+            for client in self.callers.actors.values():
+                if client.process == worker:
+                    task = client.in_flight.pop(task_id, None)
+                    if task is not None:
+                        return task
+        return task
+
+    def _run_again(self, task: Task) -> None:
+        task.retries -= task.retries > 0
+        task.attempts += 1
+        if task.actor is not None:
+            self.callers.submit(task.actor, task)
+        else:
+            self.dispatch.enqueue(task)
+
+    def _close(self, task: Task) -> None:
+        task.keep = None
+        task.deps = None
+        self.unfinished -= 1
+        self.unfinished_bytes -= task.nbytes
+
+    def _fail(self, task: Task, value: Value) -> None:
+        self._close(task)
+        if type(task.call) is CreateActor:
+            cause = "an argument of its constructor is an error"
+            self.callers.on_changed(ActorChanged(task.id, "dead", cause=cause, failure=value))
+        for object_id in task.returns:
+            self.objects.resolve(object_id, value)
+
+    # ------------------------------------------------------------------ deaths
+
+    def _on_worker_died(self, peer: bytes, message: WorkerDied, now: float) -> None:
+        process = message.process
+        if process in self._dead:
+            return
+        self._dead.add(process)
+        self.callers.on_process_died(process)
+        tasks = self.dispatch.on_process_died(process)
+        for index, task in enumerate(tasks):
+            # Calls run in order, so the first one was running; the others are innocent.
+            if index == 0:
+                self._charge(task, message)
+            else:
+                self.dispatch.enqueue(task)
+        self.objects.on_process_died(process, f"(pid {message.pid}) {message.cause}")
+
+    def _charge(self, task: Task, message: WorkerDied) -> None:
+        task.attempts += 1
+        poison = task.attempts >= self._config.task_deaths_max
+        if task.retries != 0 and not poison:
+            task.retries -= task.retries > 0
+            self.dispatch.enqueue(task)
+            return
+        text = (
+            f"the worker (pid {message.pid}) that ran {task.name} ({short(task.id)}) "
+            f"{message.cause}; this was attempt {task.attempts} and no retries are left"
+        )
+        self._fail(task, encode_failure("WorkerCrashedError", text))
+
+    def node_died(self, cause: str) -> None:
+        """The node is gone: everything pending fails, nobody waits."""
+        failure = encode_failure("NodeDiedError", f"the node process {cause}")
+        for object_id, entry in list(self.objects.entries.items()):
+            if entry.value is None:
+                self.objects.resolve(object_id, failure)
+
+    def is_dead(self, process: bytes) -> bool:
+        """Whether the death of the process has been reported."""
+        return process in self._dead
+
+    # ------------------------------------------------------------------ blocks, time
+
+    def _free(self, block: Block) -> None:
+        if block.holder == self.me:
+            self._free_here(block)
+        elif block.holder in self._dead:
+            self._send(self._node, FreeBlock(block))
+        else:
+            self._send(block.holder, FreeBlock(block))
+
+    def tick(self, now: float) -> float | None:
+        """Time has passed; returns when to look again."""
+        return self.dispatch.tick(now)
+
+    def pending_reason(self, object_id: bytes) -> str:
+        """Why an object is not there yet, for messages to people."""
+        entry = self.objects.entries.get(object_id)
+        if entry is None:
+            return "unknown here"
+        if entry.value is not None:
+            return "ready"
+        task: Task | None = entry.task
+        if task is None:
+            return f"waiting for its owner, process {short(owner_of(object_id))}"
+        if task.missing:
+            return f"{task.name} waits for its arguments"
+        if task.actor is not None and not task.worker:
+            return f"{task.name} waits for its actor ({task.actor.state})"
+        if not task.worker:
+            return f"{task.name} waits for a worker with {task.shape.resources}"
+        return f"{task.name} is on its way to, or runs in, process {short(task.worker)}"

@@ -1,0 +1,136 @@
+"""Remote functions: what `@engine.remote` makes of a function."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from engine.core.dispatch import Shape, Task
+from engine.core.messages import Call
+from engine.exceptions import TaskUnschedulableError
+from engine.options import TASK, check_options, resources_of
+from engine.runtime.arguments import attach_arguments
+from engine.runtime.client import Runtime
+from engine.session import runtime
+from engine.signatures import SignatureCheck
+from engine.store import codec
+from engine.store.refs import ObjectRef
+
+__all__ = ["RemoteFunction", "check_feasible", "export", "placement_of"]
+
+_DEFAULT_RETRIES = 3
+
+
+def export(thing: Any, home: Runtime) -> tuple[bytes, bytes]:
+    """Key and blob of a function or class, known to this runtime from now on."""
+    key, blob, refs = codec.encode_definition(thing, home.config.function_bytes_max)
+    home.definitions[key] = blob
+    if refs:  # captured by a closure: they live as long as the definition does
+        home.pinned.append(refs)
+    return key, blob
+
+
+def placement_of(options: dict[str, Any]) -> tuple[bytes, int]:
+    """Placement group and bundle that the options name."""
+    strategy = options.get("scheduling_strategy")
+    group = getattr(strategy, "placement_group", None)
+    if group is None:
+        return b"", -1
+    return group.id, strategy.placement_group_bundle_index  # type: ignore[union-attr]
+
+
+def check_feasible(home: Runtime, resources: dict[str, float], what: str, error: Any) -> None:
+    """An embedded engine never grows: what does not fit now never will."""
+    total = home.info["resources"]
+    short = {k: v for k, v in resources.items() if v > total.get(k, 0.0)}
+    if short and home.info["embedded"]:
+        raise error(
+            f"{what} asks for {short} and this machine was started with {total}. Ask for less, or "
+            "pass more to engine.init(num_cpus=, num_gpus=, resources=)."
+        )
+
+
+class RemoteFunction:
+    """A function that runs elsewhere: `f.remote(...)` returns an ObjectRef at once.
+
+    `f.options(...)` gives a variant with other options. Calling it directly is an error.
+    """
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        if inspect.iscoroutinefunction(function):
+            raise TypeError(
+                f"{function.__qualname__} is a coroutine function; coroutines run in actors "
+                "only. Make it a method of an actor class, or a plain function."
+            )
+        if inspect.isgeneratorfunction(function):
+            raise TypeError(
+                f"{function.__qualname__} is a generator function; return a list, or yield from "
+                "an actor method call by call."
+            )
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._options = check_options(TASK, options)
+        self._name: str = self._options.get("name") or function.__qualname__
+        self._returns: int = self._options.get("num_returns", 1)
+        self._retries: int = self._options.get("max_retries", _DEFAULT_RETRIES)
+        self._retry_exceptions = self._options.get("retry_exceptions", False)
+        self._check = SignatureCheck(function, function.__qualname__)
+        self._home: Runtime | None = None
+        self._key = b""
+        self._shape: Shape | None = None
+
+    def options(self, **options: Any) -> RemoteFunction:
+        """The same function with some options changed."""
+        return RemoteFunction(self._function, {**self._options, **options})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"remote function {self._name!r} cannot be called directly; use "
+            f"{self._name}.remote(...), or the plain function {self._name}._function(...)"
+        )
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Submit a task.
+
+        Returns one ObjectRef; a list of them for num_returns > 1, None for num_returns=0. Raises
+        TypeError when the arguments do not fit the signature or cannot be pickled. Blocks while
+        this process has its full budget of calls in flight.
+        """
+        self._check.check(args, kwargs)
+        home = runtime()
+        if home is not self._home:
+            self._bind(home)
+        call = Call(home.ids.new(), self._key, b"", self._returns)
+        shape = self._shape
+        if self._returns == 1:
+            task = Task(call, self._name, [call.id], self._retries, shape)
+        else:
+            ids = [call.id, *(home.ids.new() for _ in range(self._returns - 1))]
+            task = Task(call, self._name, ids[: self._returns], self._retries, shape)
+        if self._retry_exceptions:
+            task.retry_exceptions = self._retry_exceptions
+        if args or kwargs:
+            attach_arguments(home, task, args, kwargs)
+        home.submit(task)
+        if self._returns == 1:
+            return ObjectRef(call.id)
+        return [ObjectRef(one) for one in task.returns] if self._returns else None
+
+    def _bind(self, home: Runtime) -> None:
+        resources = resources_of(self._options, 1.0)
+        check_feasible(home, resources, f"task {self._name!r}", TaskUnschedulableError)
+        group, bundle = placement_of(self._options)
+        shape_key = msgspec.msgpack.encode([sorted(resources.items()), group, bundle])
+        self._key, _blob = export(self._function, home)
+        self._shape = home.shape(shape_key, resources, group, bundle)
+        self._home = home
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteFunction, (self._function, self._options)
+
+    def __repr__(self) -> str:
+        return f"RemoteFunction({self._name})"

@@ -1,0 +1,121 @@
+"""Options of tasks and actors: one table, checked where they are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["ACTOR", "METHOD", "TASK", "check_options", "resources_of"]
+
+TASK, ACTOR, METHOD = "task", "actor", "method"
+
+
+def _number(low: float, *, integer: bool = False, minus_one: bool = False) -> Callable[[Any], str]:
+    kind = "an integer" if integer else "a number"
+    wanted = f"{kind} >= {low:g}" + (", or -1 for no limit" if minus_one else "")
+
+    def check(value: Any) -> str:
+        ok = isinstance(value, int if integer else int | float) and not isinstance(value, bool)
+        if ok and minus_one and value == -1:
+            return ""
+        return "" if ok and math.isfinite(value) and value >= low else wanted
+
+    return check
+
+
+def _text(value: Any) -> str:
+    return "" if isinstance(value, str) and value else "a non-empty string"
+
+
+def _flag(value: Any) -> str:
+    return "" if isinstance(value, bool) else "True or False"
+
+
+def _one_of(*allowed: Any) -> Callable[[Any], str]:
+    wanted = "one of " + ", ".join(map(repr, allowed))
+    return lambda value: "" if value in allowed else wanted
+
+
+def _amounts(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return "a mapping from resource name to amount"
+    for name, amount in value.items():
+        if name in ("CPU", "GPU"):
+            return f"no {name!r} inside resources: use num_{name.lower()}s"
+        if not isinstance(name, str) or isinstance(amount, bool):
+            return "names to be strings and amounts to be numbers"
+        if not isinstance(amount, int | float) or amount < 0:
+            return f"an amount >= 0 for {name!r}"
+    return ""
+
+
+def _exceptions(value: Any) -> str:
+    if isinstance(value, bool):
+        return ""
+    ok = isinstance(value, list | tuple) and all(
+        isinstance(one, type) and issubclass(one, BaseException) for one in value
+    )
+    return "" if ok else "True, False or a list of exception classes"
+
+
+def _strategy(value: Any) -> str:
+    if value in ("DEFAULT", "SPREAD") or hasattr(value, "placement_group"):
+        return ""
+    return "'DEFAULT', 'SPREAD' or a PlacementGroupSchedulingStrategy"
+
+
+_BOTH = {TASK, ACTOR}
+_TABLE: dict[str, tuple[set[str], Callable[[Any], str]]] = {
+    "num_cpus": (_BOTH, _number(0)),
+    "num_gpus": (_BOTH, _number(0)),
+    "memory": (_BOTH, _number(0)),
+    "resources": (_BOTH, _amounts),
+    "name": ({TASK, ACTOR, METHOD}, _text),
+    "num_returns": ({TASK, METHOD}, _number(0, integer=True)),
+    "max_retries": ({TASK}, _number(0, integer=True, minus_one=True)),
+    "retry_exceptions": ({TASK, METHOD}, _exceptions),
+    "scheduling_strategy": (_BOTH, _strategy),
+    "namespace": ({ACTOR}, _text),
+    "lifetime": ({ACTOR}, _one_of("detached", "non_detached", None)),
+    "get_if_exists": ({ACTOR}, _flag),
+    "max_restarts": ({ACTOR}, _number(0, integer=True, minus_one=True)),
+    "max_task_retries": ({ACTOR, METHOD}, _number(0, integer=True, minus_one=True)),
+    "max_concurrency": ({ACTOR}, _number(1, integer=True)),
+}
+
+
+def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, checked. ValueError for an unknown name, TypeError or ValueError for a value.
+
+    `None` means "the default" and is dropped.
+    """
+    known = sorted(name for name, (kinds, _check) in _TABLE.items() if kind in kinds)
+    checked = {}
+    for name, value in options.items():
+        if name not in known:
+            raise ValueError(
+                f"unknown option {name!r} for a{'n' if kind == ACTOR else ''} {kind}; "
+                f"known are: {', '.join(known)}"
+            )
+        if value is None:
+            continue
+        wanted = _TABLE[name][1](value)
+        if wanted:
+            kind_of_error = ValueError if isinstance(value, int | float | str) else TypeError
+            raise kind_of_error(f"option {name}={value!r}: expected {wanted}")
+        checked[name] = value
+    if checked.get("get_if_exists") and "name" not in checked:
+        raise ValueError("option get_if_exists=True needs a name: which actor is to be found?")
+    return checked
+
+
+def resources_of(options: Mapping[str, Any], default_cpus: float) -> dict[str, float]:
+    """The resource vector that the options ask for."""
+    amounts: dict[str, float] = {"CPU": options.get("num_cpus", default_cpus)}
+    if options.get("num_gpus"):
+        amounts["GPU"] = options["num_gpus"]
+    if options.get("memory"):
+        amounts["memory"] = options["memory"]
+    amounts.update(options.get("resources", {}))
+    return {name: float(amount) for name, amount in amounts.items() if amount}

@@ -1,0 +1,95 @@
+"""Arguments of a call on both ends: encoding them with their references, and getting them back.
+
+A reference given directly as an argument arrives as its value; inside a container it stays a
+reference. So top-level references leave the pickled arguments and travel as `deps`, with their
+slots (positions and keyword names) beside the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.core.dispatch import Task
+from engine.core.messages import ActorCall, Call, ObjectValue
+from engine.runtime.client import Runtime
+from engine.store import codec
+from engine.store.refs import ObjectRef, adopt
+
+__all__ = ["attach_arguments", "read_arguments"]
+
+_PLAIN = (int, float, str, bytes, bool, type(None))
+
+
+def attach_arguments(
+    runtime: Runtime, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Put encoded arguments into the task's call, and what they keep alive into the task."""
+    if not args and not kwargs:
+        return
+    slots: list[Any] = []
+    refs: list[Any] = []
+    for index, value in enumerate(args):
+        if type(value) is ObjectRef:
+            slots.append(index)
+            refs.append(value)
+    for name, value in kwargs.items():
+        if type(value) is ObjectRef:
+            slots.append(name)
+            refs.append(value)
+    call = task.call
+    if refs:
+        args = tuple(None if type(value) is ObjectRef else value for value in args)
+        kwargs = {k: None if type(v) is ObjectRef else v for k, v in kwargs.items()}
+        task.deps = [ref._id for ref in refs]
+        payload: tuple[Any, ...] = (args, kwargs, slots)
+    else:
+        if not kwargs and all(type(value) in _PLAIN for value in args):
+            data = codec.encode_plain((args, kwargs))
+            if data is not None:
+                call.args = data
+                task.nbytes = len(data)
+                return
+        payload = (args, kwargs)
+    encoded = codec.encode(payload)
+    if encoded.refs:
+        refs += encoded.refs
+    if encoded.nbytes <= runtime.config.inline_bytes_max:
+        call.args = encoded.data
+        call.buffers = encoded.inline_buffers()
+        task.nbytes = encoded.nbytes
+    else:
+        # Too large for a frame: an object of its own, borrowed by whoever runs the call.
+        object_id = runtime.ids.new()
+        value = runtime.values.store(encoded)
+        with runtime.lock:
+            runtime.owner.objects.add(object_id, value, encoded.refs)
+        refs.append(ObjectRef(object_id))
+        call.large = ObjectValue(object_id, value)
+        task.nbytes = encoded.nbytes
+    if refs:
+        task.keep = refs if task.keep is None else [task.keep, refs]
+
+
+def read_arguments(runtime: Runtime, call: Call | ActorCall | Any) -> tuple[Any, dict[str, Any]]:
+    """The (args, kwargs) of a call that has arrived."""
+    if call.large is not None:
+        large = call.large
+        payload = runtime.values.materialise(large.value, adopt(large.id))
+    elif call.args:
+        payload = codec.decode(call.args, call.buffers)
+    else:
+        return (), {}
+    if call.deps is None:
+        return payload  # type: ignore[no-any-return]
+    args, kwargs, slots = payload
+    args = list(args)
+    for slot, dep in zip(slots, call.deps, strict=True):
+        if dep.value.block is not None:
+            value = runtime.values.materialise(dep.value, adopt(dep.id))
+        else:
+            value = codec.decode(dep.value.data, dep.value.buffers)
+        if isinstance(slot, int):
+            args[slot] = value
+        else:
+            kwargs[slot] = value
+    return args, kwargs

@@ -1,0 +1,532 @@
+"""The runtime of a process that submits work: drivers and workers alike.
+
+Here the pure owner machine meets sockets and shared memory. The rule of the house: state changes
+under `reactor.lock`; nothing that can wait (a segment lease, a fetch) happens under it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from time import perf_counter
+from typing import Any
+
+import engine.exceptions as exceptions
+from engine.config import Config
+from engine.core.dispatch import Shape, Task
+from engine.core.ids import IdSource, owner_of, short
+from engine.core.messages import (
+    ERROR_NONE,
+    ERROR_USER,
+    Attach,
+    Blocked,
+    Connect,
+    Peer,
+    Reply,
+    Request,
+    SegmentDropped,
+    Value,
+    WorkerDied,
+    encode_failure,
+)
+from engine.core.objects import Entry
+from engine.core.owner import Owner
+from engine.runtime.process import socket_from
+from engine.runtime.reactor import Reactor
+from engine.runtime.values import Values
+from engine.store import codec
+from engine.store.refs import ObjectRef, adopt, set_holder
+from engine.wire.connection import Connection
+
+__all__ = ["Runtime", "current", "set_current"]
+
+_current: Runtime | None = None
+# How long a worker waits inside user code before it gives its slot back: less would make a round
+# trip to the node out of every short wait.
+_PATIENCE_SECONDS = 300e-6
+
+
+def current() -> Runtime | None:
+    """The runtime of this process, if the engine runs in it."""
+    return _current
+
+
+def set_current(runtime: Runtime | None) -> None:
+    """Make `runtime` this process's; references and handles find it here."""
+    global _current
+    _current = runtime
+    if runtime is None:
+        set_holder(None, None)
+    else:
+        set_holder(runtime, runtime.released.append)
+
+
+class Runtime:
+    """Submits tasks and calls, keeps objects, answers other processes."""
+
+    def __init__(self, process: bytes, config: Config, node: bytes, info: dict[str, Any]) -> None:
+        self.id = process
+        self.config = config
+        self.node = node
+        self.info = info
+        self.ids = IdSource(process)
+        self.reactor = Reactor(
+            self._on_messages,
+            self._on_closed,
+            self._on_tick,
+            spin_seconds=config.spin_seconds,
+            tick_seconds=config.service_tick_seconds,
+        )
+        self.lock = self.reactor.lock
+        self.connections: dict[bytes, Connection] = {}
+        self._connecting: dict[bytes, list[Any]] = {}
+        self.released: deque[bytes] = deque()
+        self.values = Values(process, config, self.request)
+        self.definitions: dict[bytes, bytes] = {}
+        self.pinned: list[Any] = []  # references that exported definitions have captured
+        self._replies: dict[int, Any] = {}
+        self._requests = 0
+        self.owner = Owner(
+            process,
+            node,
+            config,
+            send=self.send,
+            free=self.values.free,
+            make_refs=lambda ids: [adopt(one) for one in ids],
+            definition=self.definitions.__getitem__,
+            retry=self._retry_exception,
+        )
+        self._entries = self.owner.objects.entries
+        self.node_alive = True
+        self.unclaimed: Callable[[bytes, Any], None] | None = None  # what is not for an owner
+        self.on_peer_gone: Callable[[bytes], None] | None = None
+        self.before_block: Callable[[], None] | None = None
+        self.running: Any = None  # what runs now, set by the worker
+        self._blocked = 0
+
+    # ------------------------------------------------------------------ messages
+
+    def attach(self, connection: Connection) -> None:
+        """Serve a connection to `connection.peer`."""
+        self.connections[connection.peer] = connection
+        self.reactor.add(connection)
+
+    def send(self, peer: bytes, message: Any) -> None:
+        """Queue a message for a process, connecting first if need be. Under the lock."""
+        connection = self.connections.get(peer)
+        if connection is not None:
+            self.reactor.send(connection, message, False)
+        elif peer == self.id:
+            self.reactor.after_turn.append(lambda: self._to_self(message))
+        elif not self.owner.is_dead(peer) and self.node_alive:
+            waiting = self._connecting.get(peer)
+            if waiting is None:
+                self._connecting[peer] = [message]
+                self.reactor.send(self.connections[self.node], Connect(peer), True)
+            else:
+                waiting.append(message)
+
+    def _to_self(self, message: Any) -> None:
+        with self.lock:
+            self._handle(self.id, message, perf_counter())
+
+    def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
+        now = perf_counter()
+        peer = connection.peer
+        if connection.passing:
+            for message in messages:
+                if not self._on_control(connection, message):
+                    self._handle(peer, message, now)
+        else:
+            for message in messages:
+                self._handle(peer, message, now)
+        if self.released:
+            self.drain()
+        if self.owner.dispatch.leases and not self.reactor.ticking:
+            self.reactor.look_at(now + self.config.lease_idle_seconds)
+
+    def _handle(self, peer: bytes, message: Any, now: float) -> None:
+        if not self.owner.handle(peer, message, now):
+            if self.unclaimed is None:
+                raise AssertionError(f"unexpected message {message!r} from {peer.hex()}")
+            self.unclaimed(peer, message)
+
+    def _on_control(self, connection: Connection, message: Any) -> bool:
+        kind = type(message)
+        if kind is Peer:
+            self._on_peer(connection, message)
+        elif kind is Attach:
+            fd = connection.take_descriptor()
+            self._replies[message.number] = (message.segment, fd, message.size)
+        elif kind is Reply:
+            self._replies[message.number] = message
+        elif kind is SegmentDropped:
+            self.values.drop_mappings(message.segments)
+        else:
+            return False
+        return True
+
+    def _on_peer(self, connection: Connection, message: Peer) -> None:
+        waiting = self._connecting.pop(message.process, [])
+        if not message.alive:
+            died = WorkerDied(message.process, 0, "is gone")
+            self.owner.handle(connection.peer, died, perf_counter())
+            return
+        sock = socket_from(connection.take_descriptor())
+        peer = Connection(sock, message.process, frame_max=self.config.frame_bytes_max)
+        peer.pid = message.pid
+        self.attach(peer)
+        for queued in waiting:
+            self.reactor.send(peer, queued, False)
+
+    def _on_closed(self, connection: Connection) -> None:
+        if self.connections.get(connection.peer) is connection:
+            del self.connections[connection.peer]
+        if connection.peer == self.node:
+            self.node_alive = False
+            self.owner.node_died("is gone")
+        elif self.on_peer_gone is not None:
+            self.on_peer_gone(connection.peer)
+
+    def _on_tick(self, now: float) -> float | None:
+        if self.released:
+            self.drain()
+        return self.owner.tick(now)
+
+    # ------------------------------------------------------------------ references
+
+    def hold(self, object_id: bytes) -> None:
+        """A reference object for this id now exists in this process."""
+        with self.lock:
+            self.owner.objects.hold(object_id)
+
+    def accept_loan(self, object_id: bytes) -> None:
+        """An object was lent to us; a reference to it is about to exist."""
+        with self.lock:
+            if self.released:
+                self.drain()
+            self.owner.objects.accept_loan(object_id)
+
+    def open_line(self, process: bytes) -> None:
+        """Open a direct connection ahead of its first use. Under the lock."""
+        if process not in self.connections and process not in self._connecting:
+            self._connecting[process] = []
+            self.reactor.send(self.connections[self.node], Connect(process), True)
+
+    def drain(self) -> None:
+        """Tell the object table of references that died. Under the lock."""
+        released, release = self.released, self.owner.objects.release
+        while released:
+            release(released.popleft())
+
+    # ------------------------------------------------------------------ submitting
+
+    def submit(self, task: Task) -> None:
+        """Submit a task; waits while this process has too many in flight."""
+        self._admit(task)
+        with self.lock:
+            if self.released:
+                self.drain()
+            self.owner.submit(task)
+            self._after_submit(task, task.shape.leases)
+
+    def submit_call(self, client: Any, task: Task) -> None:
+        """Submit an actor call; waits while this process has too many in flight."""
+        self._admit(task)
+        with self.lock:
+            if self.released:
+                self.drain()
+            self.owner.call(client, task)
+            worker = task.worker
+            if worker and worker in self.connections:
+                connection = self.connections[worker]
+                if (
+                    len(client.in_flight) == 1
+                    or len(connection.out) >= self.config.flush_messages
+                    or self.reactor.sleeping
+                ):
+                    self.reactor.flush_one(connection)
+
+    def _after_submit(self, task: Task, leases: dict[bytes, Any]) -> None:
+        reactor = self.reactor
+        reactor.touched += 1
+        worker = task.worker
+        if worker:
+            connection = self.connections[worker]
+            if (
+                len(leases[worker].in_flight) == 1
+                or len(connection.out) >= self.config.flush_messages
+                or reactor.sleeping
+            ):
+                reactor.flush_one(connection)
+        else:
+            reactor.flush()
+        if not reactor.ticking:
+            reactor.look_at(perf_counter() + self.config.lease_idle_seconds)
+
+    def _admit(self, task: Task) -> None:
+        owner, config = self.owner, self.config
+        if owner.unfinished & 127 == 127:
+            self.reactor.poll()  # a long burst of submissions must not let replies pile up
+        if (
+            owner.unfinished >= config.in_flight_calls_max
+            or owner.unfinished_bytes + task.nbytes > config.in_flight_bytes_max
+        ):
+            calls, nbytes = config.in_flight_calls_max, config.in_flight_bytes_max
+            self.wait(
+                lambda: not owner.unfinished
+                or (
+                    owner.unfinished < calls
+                    and owner.unfinished_bytes + task.nbytes <= nbytes
+                ),
+                None,
+            )
+
+    def shape(
+        self, key: bytes, resources: dict[str, float], group: bytes = b"", bundle: int = -1
+    ) -> Shape:
+        """The scheduling shape of these resources."""
+        with self.lock:
+            return self.owner.dispatch.shape(key, resources, group, bundle)
+
+    def _retry_exception(self, task: Task, value: Value) -> bool:
+        wanted = task.retry_exceptions
+        if not wanted or task.retries == 0 or value.error != ERROR_USER:
+            return False
+        if wanted is True:
+            return True
+        error = codec.decode(value.data, value.buffers)
+        return isinstance(error.cause, tuple(wanted))
+
+    # ------------------------------------------------------------------ values
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        """Store a value and own it."""
+        encoded = codec.encode(value)
+        stored = self.values.store(encoded)
+        object_id = self.ids.new()
+        with self.lock:
+            if self.released:
+                self.drain()
+            self.owner.objects.add(object_id, stored, encoded.refs)
+        return ObjectRef(object_id)
+
+    def locate(self, ref: ObjectRef[Any]) -> Value:
+        """The stored form of an object; waits for it."""
+        entry = self._entries[ref._id]
+        if entry.value is None:
+            self._wait_for((ref,), [entry], None)
+        value = entry.value
+        assert value is not None
+        if value.error != ERROR_NONE:
+            raise self.values.error_of(value)
+        return value
+
+    # ------------------------------------------------------------------ waiting
+
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+        """The values of the references, in order; raises at the first error among them."""
+        entries = self._entries
+        found = [entries[ref._id] for ref in refs]
+        if any(entry.value is None for entry in found):
+            self._wait_for(refs, found, timeout)
+        out = []
+        for ref, entry in zip(refs, found, strict=True):
+            value = entry.value
+            assert value is not None
+            if value.error == ERROR_NONE and value.block is None:
+                out.append(codec.decode(value.data, value.buffers))
+            else:
+                out.append(self.values.materialise(value, ref))
+        return out
+
+    def _wait_for(
+        self, refs: Sequence[ObjectRef[Any]], found: list[Entry], timeout: float | None
+    ) -> None:
+        with self.lock:
+            for ref, entry in zip(refs, found, strict=True):
+                self.owner.objects.want(ref._id, entry)
+        at, count = 0, len(found)
+        failed = False
+
+        def ready() -> bool:
+            nonlocal at, failed
+            while at < count:
+                value = found[at].value
+                if value is None:
+                    return False
+                if value.error != ERROR_NONE:
+                    failed = True
+                    return True
+                at += 1
+            return True
+
+        if self.wait(ready, timeout):
+            return
+        missing = [ref for ref, entry in zip(refs, found, strict=True) if entry.value is None]
+        with self.lock:
+            reason = self.owner.pending_reason(missing[0]._id)
+        raise exceptions.GetTimeoutError(
+            f"{len(missing)} of {count} objects were not there within {timeout} s; the first, "
+            f"{short(missing[0]._id)}: {reason}"
+        )
+
+    def ready_among(
+        self, refs: list[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool
+    ) -> list[ObjectRef[Any]]:
+        """The first `count` references (in list order) that are ready within `timeout`."""
+        entries = self._entries
+        found = [(ref, entries[ref._id]) for ref in refs]
+        ready = self._first_ready(found, count)
+        if len(ready) < count and timeout != 0:
+            with self.lock:
+                for ref, entry in found:
+                    if fetch or owner_of(ref._id) != self.id:
+                        self.owner.objects.want(ref._id, entry)
+            pending = [pair for pair in found if pair[1].value is None]
+            have = len(found) - len(pending)
+
+            def enough() -> bool:
+                nonlocal pending, have
+                pending = [pair for pair in pending if pair[1].value is None]
+                return len(found) - len(pending) >= count
+
+            self.wait(enough, timeout)
+            ready = self._first_ready(found, count)
+        elif len(ready) < count:
+            self.reactor.poll()
+            ready = self._first_ready(found, count)
+        return ready
+
+    @staticmethod
+    def _first_ready(
+        found: list[tuple[ObjectRef[Any], Entry]], count: int
+    ) -> list[ObjectRef[Any]]:
+        ready = []
+        for ref, entry in found:
+            if entry.value is not None:
+                ready.append(ref)
+                if len(ready) == count:
+                    break
+        return ready
+
+    def wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+        """Serve the sockets until `ready()` or `timeout` seconds have passed."""
+        deadline = None if timeout is None else perf_counter() + timeout
+        if self.before_block is None or self.running is None:
+            return self.reactor.wait_until(ready, deadline)
+        patience = perf_counter() + _PATIENCE_SECONDS
+        if deadline is not None and deadline <= patience:
+            return self.reactor.wait_until(ready, deadline)
+        if self.reactor.wait_until(ready, patience):
+            return True
+        self._block(+1)
+        try:
+            return self.reactor.wait_until(ready, deadline)
+        finally:
+            self._block(-1)
+
+    def _block(self, change: int) -> None:
+        with self.lock:
+            self._blocked += change
+            if change > 0 and self._blocked == 1:
+                assert self.before_block is not None
+                self.before_block()
+                self.send(self.node, Blocked(True))
+                self.reactor.flush()
+            elif change < 0 and self._blocked == 0:
+                self.send(self.node, Blocked(False))
+
+    def request(self, what: str, timeout: float | None = None, **args: Any) -> Any:
+        """Ask the node or head and wait for its Reply (or Attach, as a tuple)."""
+        with self.lock:
+            self._requests += 1
+            number = self._requests
+            self.send(self.node, Request(number, what, args))
+            self.reactor.flush()
+        replies = self._replies
+        self.reactor.wait_until(
+            lambda: number in replies or not self.node_alive,
+            None if timeout is None else perf_counter() + timeout,
+        )
+        if number in replies:
+            return replies.pop(number)
+        if not self.node_alive:
+            raise exceptions.NodeDiedError(f"the node died before it answered {what!r}")
+        raise exceptions.GetTimeoutError(f"the node did not answer {what!r} within {timeout} s")
+
+    def ask(self, what: str, timeout: float | None = None, **args: Any) -> Any:
+        """`request`, with a failure raised and the result returned."""
+        reply = self.request(what, timeout, **args)
+        if reply.error:
+            kind = reply.result["kind"] if isinstance(reply.result, dict) else "EngineError"
+            raise (getattr(exceptions, kind, None) or _BUILTIN_ERRORS[kind])(reply.error)
+        return reply.result
+
+    # ------------------------------------------------------------------ futures
+
+    def when_ready(self, object_id: bytes, wake: Callable[[], None]) -> None:
+        """Call `wake` (outside of the lock) once the object has a value or an error."""
+        after = self.reactor.after_turn
+        with self.lock:
+            ready = self.owner.objects.when_ready(object_id, lambda _value: after.append(wake))
+            self.reactor.flush()
+        if ready:
+            wake()
+
+    def future_of(self, object_id: bytes) -> Future[Any]:
+        """A `concurrent.futures.Future` for the object."""
+        future: Future[Any] = Future()
+        ref = adopt(object_id)
+
+        def deliver() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                value = self._entries[object_id].value
+                assert value is not None
+                future.set_result(self.values.materialise(value, ref))
+            except BaseException as error:  # handed to whoever waits on the future
+                future.set_exception(error)
+
+        self.when_ready(object_id, deliver)
+        return future
+
+    def awaitable(self, ref: ObjectRef[Any]) -> Generator[Any, None, Any]:
+        """What `await ref` runs, in whatever loop runs it."""
+        object_id = ref._id
+        entry = self._entries[object_id]
+        if entry.value is None:
+            loop = asyncio.get_running_loop()
+            arrived = loop.create_future()
+
+            def arrive() -> None:
+                if not arrived.done():  # the waiter may have been cancelled
+                    arrived.set_result(None)
+
+            def wake() -> None:
+                loop.call_soon_threadsafe(arrive)
+
+            self.when_ready(object_id, wake)
+            yield from arrived
+        value = entry.value
+        assert value is not None
+        return self.values.materialise(value, ref)
+
+    # ------------------------------------------------------------------ end
+
+    def close(self) -> None:
+        """Close every connection and forget everything."""
+        failure = encode_failure("EngineError", "the engine was shut down")
+        with self.lock:
+            for object_id, entry in list(self._entries.items()):
+                if entry.value is None:
+                    self.owner.objects.resolve(object_id, failure)
+        while self.reactor.after_turn:
+            self.reactor.after_turn.popleft()()
+        self.reactor.stop()
+
+
+_BUILTIN_ERRORS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": TypeError}

@@ -1,0 +1,139 @@
+"""Starting and stopping an embedded engine: the driver's side.
+
+`start` runs a node process as a child of this one and hands it one end of a socket pair: no port,
+no socket file. The node ends by itself when the driver dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from time import perf_counter
+from typing import Any
+
+import msgspec
+import psutil
+
+from engine.config import Config
+from engine.core.messages import Hello, Stop, Welcome
+from engine.exceptions import EngineError
+from engine.runtime import client
+from engine.runtime.client import Runtime
+from engine.wire.connection import Connection, ConnectionClosed
+
+__all__ = ["Driver", "start", "stop"]
+
+# The node runs the driver's interpreter with the driver's import path, so that workers can import
+# whatever the driver can.
+_BOOT = (
+    "import json,sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from engine.runtime.node import main; main(int(sys.argv[1]))"
+)
+_STORE_SHARE = 0.3  # of the machine's memory, as in Ray
+_STORE_MIN = 75 << 20
+_driver: Driver | None = None
+
+
+class Driver:
+    """The node process this driver started, and the runtime that talks to it."""
+
+    def __init__(self, runtime: Runtime, node: subprocess.Popen[bytes]) -> None:
+        self.runtime = runtime
+        self.node = node
+        self.pid = os.getpid()
+
+
+def start(
+    resources: dict[str, float], object_store_memory: int | None, namespace: str, config: Config
+) -> Driver:
+    """Start node and workers and connect. Raises EngineError when the node does not come up."""
+    global _driver
+    memory = object_store_memory
+    if memory is None:
+        memory = max(_STORE_MIN, int(psutil.virtual_memory().total * _STORE_SHARE))
+    process = secrets.token_bytes(8)
+    mine, theirs = socket.socketpair()
+    command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)]
+    node = subprocess.Popen(
+        command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    theirs.close()
+    begin = {
+        "config": msgspec.to_builtins(config),
+        "resources": resources,
+        "object_store_memory": memory,
+        "namespace": namespace,
+        "driver": process,
+        "driver_pid": os.getpid(),
+        "prestart": max(1, min(int(resources.get("CPU", 1)), 64)),
+    }
+    head = msgspec.msgpack.encode(begin)
+    mine.settimeout(config.start_timeout_seconds)
+    try:
+        mine.sendall(len(head).to_bytes(4, "little") + head)
+        welcome, connection = _handshake(mine, process, config)
+    except (OSError, ConnectionClosed) as error:
+        node.kill()
+        code = node.wait()
+        raise EngineError(
+            f"the node process did not start (exit code {code}): {error}. Its own messages are "
+            "on stderr."
+        ) from error
+    runtime = Runtime(process, config, welcome.node, welcome.info)
+    connection.peer = welcome.node
+    connection.pid = node.pid
+    runtime.attach(connection)
+    client.set_current(runtime)
+    runtime.reactor.start_service()
+    _driver = Driver(runtime, node)
+    atexit.register(stop)
+    return _driver
+
+
+def _handshake(
+    sock: socket.socket, process: bytes, config: Config
+) -> tuple[Welcome, Connection]:
+    timeout = sock.gettimeout()
+    connection = Connection(sock, b"", frame_max=config.frame_bytes_max, passing=True)
+    connection.out.append(Hello(process, os.getpid(), "driver"))
+    sock.settimeout(timeout)
+    connection.flush()
+    messages: list[Any] = []
+    while not messages:
+        messages = connection.receive_some()
+    assert isinstance(messages[0], Welcome)
+    assert len(messages) == 1
+    sock.setblocking(False)
+    return messages[0], connection
+
+
+def stop() -> None:
+    """End every process this driver started; does nothing when there is none."""
+    global _driver
+    driver, _driver = _driver, None
+    if driver is None:
+        return
+    atexit.unregister(stop)
+    if driver.pid != os.getpid():  # a fork of the driver: the engine is its parent's
+        client.set_current(None)
+        return
+    runtime, node = driver.runtime, driver.node
+    deadline = perf_counter() + runtime.config.stop_timeout_seconds
+    if runtime.node_alive:
+        with runtime.lock:
+            runtime.send(runtime.node, Stop("the driver shut the engine down"))
+            runtime.reactor.flush()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            node.wait(max(0.0, deadline - perf_counter()))
+    if node.poll() is None:
+        node.send_signal(signal.SIGKILL)  # its workers go with it: the kernel sees to that
+    node.wait()
+    client.set_current(None)
+    runtime.close()

@@ -1,0 +1,253 @@
+"""Running one call in a worker: definition, arguments, user code, reply."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from engine.core.messages import ERROR_USER, ActorCall, Call, Done, DoneMany, Value, encode_failure
+from engine.exceptions import EngineError, TaskCancelledError
+from engine.runtime.arguments import read_arguments
+from engine.store import codec
+
+if TYPE_CHECKING:
+    from engine.runtime.client import Runtime
+
+__all__ = ["Deferred", "Execution"]
+
+_PLAIN = (int, float, str, bytes, bool, type(None))
+_NONE = codec.encode(None).data
+
+
+class Deferred:
+    """A result that comes later: a method returns it, somebody calls `set` or `fail`.
+
+    The worker goes on with other calls meanwhile. For the engine's own services (topologies).
+    """
+
+    __slots__ = ("_deliver",)
+
+    def __init__(self) -> None:
+        self._deliver: Any = None
+
+    def set(self, value: Any) -> None:
+        """Answer the call."""
+        self._deliver(value, None)
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the call with an error."""
+        self._deliver(None, error)
+
+
+class Execution:
+    """Functions known here, the actor if there is one, and how calls are answered."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.blobs: dict[bytes, bytes] = {}
+        self._functions: dict[bytes, Any] = {}
+        self.actor: Any = None
+        self.actor_id = b""
+        self.actor_class = ""
+        self._methods: dict[str, Any] = {}
+        self.unsettled: dict[bytes, Any] = {}  # references in results, until the caller has them
+        self.finished = 0
+
+    # ------------------------------------------------------------------ what to run
+
+    def definition(self, key: bytes) -> Any:
+        """The function or class of this key, unpickled at first use."""
+        found = self._functions.get(key)
+        if found is None:
+            found = self._functions[key] = codec.decode(self.blobs[key], None)
+        return found
+
+    def method(self, name: str) -> Any:
+        """A bound method of the actor."""
+        found = self._methods.get(name)
+        if found is None:
+            found = _PROBES[name](self) if name in _PROBES else getattr(self.actor, name)
+            self._methods[name] = found
+        return found
+
+    def title(self, call: Call | ActorCall) -> str:
+        """What runs, for messages to people."""
+        if isinstance(call, ActorCall):
+            return f"{self.actor_class}.{call.method}"
+        function = self._functions.get(call.key)
+        return getattr(function, "__qualname__", "task")
+
+    # ------------------------------------------------------------------ running
+
+    def run(self, peer: bytes, call: Call | ActorCall) -> None:
+        """Run a call on this thread and answer it."""
+        runtime = self.runtime
+        outer, runtime.running = runtime.running, call
+        start = perf_counter()
+        try:
+            if isinstance(call, Call):
+                function = self._functions.get(call.key) or self.definition(call.key)
+            else:
+                function = self._methods.get(call.method) or self.method(call.method)
+            if call.args or call.large is not None:
+                args, kwargs = read_arguments(runtime, call)
+                result = function(*args, **kwargs)
+                del args, kwargs
+            else:
+                result = function()
+        except (SystemExit, KeyboardInterrupt) as error:
+            runtime.running = outer
+            self._leave_or_cancel(peer, call, error)
+            return
+        except BaseException as error:  # user code may raise anything; it becomes the result
+            runtime.running = outer
+            self.fail(peer, call, error, start)
+            return
+        runtime.running = outer
+        if type(result) is Deferred:
+            result._deliver = lambda value, error: (
+                self.fail(peer, call, error, start)
+                if error is not None
+                else self.reply(peer, call, value, start)
+            )
+            return
+        self.reply(peer, call, result, start)
+
+    def _leave_or_cancel(self, peer: bytes, call: Any, error: BaseException) -> None:
+        if isinstance(error, SystemExit):
+            self.runtime.reactor.flush()
+            os._exit(error.code if isinstance(error.code, int) else 0)
+        text = f"{self.title(call)} was cancelled while it ran"
+        self.send(peer, DoneMany(call.id, [encode_failure("TaskCancelledError", text)]))
+
+    # ------------------------------------------------------------------ answering
+
+    def reply(self, peer: bytes, call: Call | ActorCall, result: Any, start: float) -> None:
+        """Answer a call with its value(s)."""
+        us = int((perf_counter() - start) * 1e6)
+        self.finished += 1
+        returns = call.returns
+        if returns == 1:
+            if result is None:
+                self.send(peer, Done(call.id, _NONE, us))
+                return
+            if type(result) in _PLAIN:
+                data = codec.encode_plain(result)
+                if data is not None:
+                    self.send(peer, Done(call.id, data, us))
+                    return
+            results = [result]
+        elif returns == 0:
+            self.send(peer, Done(call.id, _NONE, us))
+            return
+        else:
+            if not isinstance(result, tuple | list) or len(result) != returns:
+                found = f"{len(result)} values" if isinstance(result, tuple | list) else (
+                    f"a {type(result).__name__}"
+                )
+                error = ValueError(
+                    f"{self.title(call)} has num_returns={returns} and must return a tuple or list "
+                    f"of that many values; it returned {found}"
+                )
+                self.fail(peer, call, error, start)
+                return
+            results = list(result)
+        try:
+            values, refs = self._encode_all(results)
+        except Exception as error:  # an unserialisable or too large result is the task's error
+            self.fail(peer, call, error, start)
+            return
+        if refs:
+            self.unsettled[call.id] = (peer, refs)
+        value = values[0]
+        if returns == 1 and not (value.buffers or value.contains or value.block):
+            self.send(peer, Done(call.id, value.data, us))
+        else:
+            self.send(peer, DoneMany(call.id, values, us))
+
+    def _encode_all(self, results: list[Any]) -> tuple[list[Value], list[Any]]:
+        values, refs = [], []
+        for result in results:
+            encoded = codec.encode(result)
+            refs += encoded.refs
+            values.append(self.runtime.values.store(encoded))
+        return values, refs
+
+    def fail(
+        self, peer: bytes, call: Call | ActorCall, error: BaseException, start: float
+    ) -> None:
+        """Answer a call with an error."""
+        us = int((perf_counter() - start) * 1e6)
+        self.finished += 1
+        self.send(peer, DoneMany(call.id, [self.error_value(error, self.title(call))], us))
+
+    def error_value(self, error: BaseException, title: str) -> Value:
+        """An exception as a value that travels."""
+        if isinstance(error, EngineError) and isinstance(error, TaskCancelledError):
+            return encode_failure("TaskCancelledError", str(error))
+        return Value(codec.encode_error(error, title, os.getpid()), error=ERROR_USER)
+
+    def send(self, peer: bytes, message: Any) -> None:
+        """Queue a reply. It waits for references of third parties that this call has kept."""
+        runtime = self.runtime
+        with runtime.lock:
+            if runtime.released:
+                runtime.drain()
+            objects = runtime.owner.objects
+            if objects.unsettled:
+                waiting = objects.unsettled_except(peer)
+                if waiting and objects.after_settled(waiting, peer, message):
+                    return
+            connection = runtime.connections.get(peer)
+            if connection is not None:  # the caller may be dead: nobody wants the answer then
+                runtime.reactor.send(connection, message, False)
+
+    def on_settled(self, call_id: bytes) -> None:
+        """The caller holds the references that a result contained."""
+        self.unsettled.pop(call_id, None)
+
+    def on_peer_gone(self, peer: bytes) -> None:
+        """A caller is dead: nothing is held for it any more."""
+        for call_id in [one for one, (who, _) in self.unsettled.items() if who == peer]:
+            del self.unsettled[call_id]
+
+    # ------------------------------------------------------------------ actors
+
+    def construct(self, create: Any) -> None:
+        """Make the actor."""
+        self.blobs[create.key] = create.blob
+        cls = self.definition(create.key)
+        args, kwargs = read_arguments(self.runtime, create)
+        self.actor_id = create.id
+        self.actor_class = cls.__name__
+        self.actor = cls(*args, **kwargs)
+
+    def is_async(self) -> bool:
+        """Whether the actor has coroutine methods."""
+        return any(
+            inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
+            for _name, member in inspect.getmembers(type(self.actor))
+        )
+
+
+def _ready(execution: Execution) -> Any:
+    return lambda: True
+
+
+def _call(execution: Execution) -> Any:
+    def run(function: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(execution.actor, *args, **kwargs)
+
+    return run
+
+
+def _terminate(execution: Execution) -> Any:
+    def leave() -> None:
+        raise SystemExit(0)
+
+    return leave
+
+
+_PROBES = {"__ray_ready__": _ready, "__ray_call__": _call, "__ray_terminate__": _terminate}

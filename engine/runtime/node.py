@@ -1,0 +1,395 @@
+"""The node process: worker pool, leases, segments, deaths; in the first node also the head.
+
+The pure machines decide (`core.node`, `core.head`); here their effects meet processes, descriptors
+and memfds. The node has no listening socket in embedded mode: its driver starts it with one end of
+a socket pair, and two processes that want to talk get the ends of another, by descriptor passing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import msgspec
+
+from engine.config import Config
+from engine.core.head import ActorRecord, HeadMachine
+from engine.core.messages import (
+    ActorChanged,
+    Blocked,
+    Connect,
+    CreateActor,
+    Fork,
+    Forked,
+    FreeBlock,
+    Hello,
+    KillActor,
+    KillWorker,
+    LeaseRequest,
+    LeaseReturn,
+    LookupActor,
+    Peer,
+    Reply,
+    Request,
+    SegmentDropped,
+    Stop,
+    Welcome,
+    WorkerDied,
+)
+from engine.core.node import NodeMachine
+from engine.runtime import zygote
+from engine.runtime.process import become_subreaper, exit_cause, socket_from
+from engine.runtime.reactor import Reactor
+from engine.runtime.segments import SegmentTable
+from engine.runtime.services import Services
+from engine.wire.connection import Connection
+
+__all__ = ["Node", "main"]
+
+
+class _Process:
+    """A process of this node: the driver, a worker, or the zygote."""
+
+    __slots__ = ("connection", "expected", "kind", "peers", "pid", "pidfd")
+
+    def __init__(self, kind: str, connection: Connection | None, pid: int) -> None:
+        self.kind = kind
+        self.connection = connection
+        self.pid = pid
+        self.pidfd = -1
+        self.peers: set[bytes] = set()
+        self.expected = ""
+
+
+class Node:
+    """One node of a cluster. Implements the edges of both machines."""
+
+    def __init__(self, driver: socket.socket, start: dict[str, Any]) -> None:
+        self.id = secrets.token_bytes(8)
+        self.config = msgspec.convert(start["config"], Config)
+        self.start = start
+        self.reactor = Reactor(
+            self._on_messages, self._on_closed, self._on_tick,
+            spin_seconds=0.0, tick_seconds=1.0,
+        )
+        self.machine = NodeMachine(start["resources"], self.config, self)
+        self.head = HeadMachine(self)
+        self.segments = SegmentTable(start["object_store_memory"])
+        self.services = Services(self)
+        self._processes: dict[bytes, _Process] = {}
+        self.stopping = ""
+        self._driver = start["driver"]
+        self._handlers: dict[type, Callable[[bytes, Any], None]] = {
+            Hello: self._on_hello,
+            Forked: self._on_forked,
+            LeaseRequest: lambda peer, message: self.machine.on_lease_request(
+                peer, message, perf_counter()
+            ),
+            LeaseReturn: lambda peer, message: self.machine.on_lease_return(
+                message.worker, perf_counter()
+            ),
+            Blocked: lambda peer, message: self.machine.on_blocked(
+                peer, message.blocked, perf_counter()
+            ),
+            Connect: lambda peer, message: self.connect(peer, message.process),
+            CreateActor: self.head.on_create,
+            ActorChanged: self.head.on_reported,
+            LookupActor: lambda peer, message: self.head.on_lookup(peer, message.id),
+            KillActor: self._on_kill_actor,
+            KillWorker: lambda peer, message: self.kill(message.process, message.cause),
+            Request: self.services.on_request,
+            Stop: self._on_stop,
+            FreeBlock: self._on_free_block,
+        }
+        self._start_zygote()
+        self._add(self._driver, "driver", driver, start["driver_pid"])
+        self._watch_pid(self._driver)
+
+    # ------------------------------------------------------------------ life
+
+    def run(self) -> None:
+        """Serve until told to stop, or until the driver is gone; then end every process."""
+        for _ in range(int(self.start["prestart"])):
+            self.machine.starting += 1
+            self.start_worker()
+        self.reactor.wait_until(lambda: bool(self.stopping))
+        self._end_all()
+
+    def _end_all(self) -> None:
+        for process in self._processes.values():
+            if process.kind == "worker" and process.connection is not None:
+                process.connection.out.append(Stop(self.stopping))
+                with contextlib.suppress(Exception):  # a worker that is gone already
+                    process.connection.flush()
+        deadline = perf_counter() + self.config.stop_timeout_seconds / 4
+        pidfds = [one.pidfd for one in self._processes.values() if one.kind == "worker"]
+        self._await_exits([fd for fd in pidfds if fd >= 0], deadline)
+        for process in self._processes.values():
+            if process.kind != "driver" and process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+        while True:
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+
+    @staticmethod
+    def _await_exits(pidfds: list[int], deadline: float) -> None:
+        poll = select.poll()
+        for fd in pidfds:
+            poll.register(fd, select.POLLIN)
+        left = set(pidfds)
+        while left and (wait := deadline - perf_counter()) > 0:
+            for fd, _ in poll.poll(wait * 1000):
+                left.discard(fd)
+                poll.unregister(fd)
+
+    def _on_stop(self, peer: bytes, message: Stop) -> None:
+        self.stopping = message.reason or "the driver shut the engine down"
+
+    # ------------------------------------------------------------------ processes
+
+    def _start_zygote(self) -> None:
+        mine, theirs = socket.socketpair()
+        node_pid = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            mine.close()
+            zygote.serve(theirs, node_pid, self.config.frame_bytes_max)
+        theirs.close()
+        self._add(b"zygote--", "zygote", mine, pid)
+        self._watch_pid(b"zygote--")
+
+    def _add(self, process: bytes, kind: str, sock: socket.socket, pid: int) -> None:
+        connection = Connection(
+            sock, process, frame_max=self.config.frame_bytes_max, passing=True
+        )
+        connection.pid = pid
+        self._processes[process] = _Process(kind, connection, pid)
+        self.reactor.add(connection)
+
+    def start_worker(self) -> None:
+        """Ask the zygote for a worker (an effect of the node machine)."""
+        process = secrets.token_bytes(8)
+        mine, theirs = socket.socketpair()
+        self._add(process, "worker", mine, 0)
+        zygote_line = self._processes[b"zygote--"].connection
+        assert zygote_line is not None
+        zygote_line.send_fd(Fork(process, b""), theirs.detach())
+        self.reactor.flush_one(zygote_line)
+
+    def _on_forked(self, peer: bytes, message: Forked) -> None:
+        process = self._processes.get(message.process)
+        if process is None:
+            return
+        process.pid = message.pid
+        self._watch_pid(message.process)
+
+    def _watch_pid(self, process: bytes) -> None:
+        record = self._processes[process]
+        try:
+            record.pidfd = os.pidfd_open(record.pid)
+        except ProcessLookupError:  # dead and reaped already
+            self._gone(process)
+            return
+        self.reactor.watch(record.pidfd, lambda: self._on_exit(process))
+
+    def _on_exit(self, process: bytes) -> None:
+        record = self._processes[process]
+        self.reactor.unwatch(record.pidfd)
+        os.close(record.pidfd)
+        record.pidfd = -1
+        self._gone(process)
+
+    def _gone(self, process: bytes) -> None:
+        record = self._processes.pop(process, None)
+        if record is None:
+            return
+        if record.kind == "driver":
+            self.stopping = self.stopping or "its driver died"
+            return
+        cause = self._cause(record.pid)
+        if record.kind == "zygote":
+            self.stopping = f"the zygote {cause}"
+            return
+        if record.connection is not None:
+            # What it still managed to say comes before its death.
+            self.reactor.drain_and_remove(record.connection)
+        now = perf_counter()
+        died = WorkerDied(process, record.pid, record.expected or cause, bool(record.expected))
+        worker = self.machine.on_died(process, now)
+        if worker is None:
+            self.machine.on_start_failed(now)
+        for peer in record.peers:
+            self.send(peer, died)
+        self.send(self._driver, died)
+        self.head.on_process_died(process, record.pid, record.expected or cause)
+        self.drop_mappings(self.segments.on_process_died(process))
+        for orphan in self.machine.workers.values():
+            if orphan.owner == process and orphan.use == "lease":
+                self.kill(orphan.process, f"its owner (pid {record.pid}) {cause}")
+
+    @staticmethod
+    def _cause(pid: int) -> str:
+        try:
+            _pid, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return "is gone"
+        return exit_cause(status) if _pid else "is gone"
+
+    def kill(self, process: bytes, cause: str) -> None:
+        """SIGKILL a worker; `cause` is what its owners are told."""
+        record = self._processes.get(process)
+        if record is not None and record.kind == "worker" and record.pid:
+            record.expected = cause
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(record.pid, signal.SIGKILL)
+
+    # ------------------------------------------------------------------ messages
+
+    def send(self, process: bytes, message: Any) -> None:
+        """Send a message to a process of this node; nothing when it is gone."""
+        record = self._processes.get(process)
+        if record is not None and record.connection is not None and not record.connection.closed:
+            self.reactor.send(record.connection, message, False)
+
+    def send_fd(self, process: bytes, message: Any, fd: int) -> None:
+        """Send a message with a descriptor, which is closed once sent."""
+        record = self._processes.get(process)
+        if record is None or record.connection is None or record.connection.closed:
+            os.close(fd)
+            return
+        record.connection.send_fd(message, fd)
+        self.reactor.mark(record.connection)
+
+    def connect(self, one: bytes, other: bytes) -> None:
+        """See to it that two processes have a direct connection."""
+        first, second = self._processes.get(one), self._processes.get(other)
+        if first is None:
+            return
+        if second is None:
+            self.send(one, Peer(other, 0, False))
+            return
+        if other in first.peers or one == other:
+            return
+        first.peers.add(other)
+        second.peers.add(one)
+        mine, theirs = socket.socketpair()
+        self.send_fd(one, Peer(other, second.pid), mine.detach())
+        self.send_fd(other, Peer(one, first.pid), theirs.detach())
+
+    def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
+        for message in messages:
+            handler = self._handlers.get(type(message))
+            if handler is None:
+                raise AssertionError(f"the node cannot handle {message!r}")
+            handler(connection.peer, message)
+        if self.machine.waiting():
+            self.reactor.look_at(perf_counter() + self.config.lease_quantum_seconds)
+
+    def _on_closed(self, connection: Connection) -> None:
+        process = self._processes.get(connection.peer)
+        if process is not None:
+            process.connection = None
+            if process.kind == "driver":
+                self.stopping = self.stopping or "its driver closed the connection"
+
+    def _on_hello(self, peer: bytes, message: Hello) -> None:
+        record = self._processes[peer]
+        self.send(peer, Welcome(self.id, self.welcome()))
+        if record.kind == "worker":
+            record.pid = message.pid
+            self.machine.on_worker_ready(peer, message.pid, perf_counter())
+
+    def welcome(self) -> dict[str, Any]:
+        """What a process is told when it joins."""
+        start = self.start
+        return {
+            "config": start["config"],
+            "resources": start["resources"],
+            "namespace": start["namespace"],
+            "driver": self._driver,
+            "driver_pid": start["driver_pid"],
+            "embedded": True,
+        }
+
+    def _on_tick(self, now: float) -> float | None:
+        return self.machine.tick(now)
+
+    # ------------------------------------------------------------------ head's edge
+
+    def place(self, record: ActorRecord) -> None:
+        """Find a worker for an actor."""
+        options = record.create.options
+        self.machine.want_actor(
+            record.create.id,
+            options.get("resources", {}),
+            options.get("group", b""),
+            options.get("bundle", -1),
+            perf_counter(),
+        )
+
+    def unplace(self, record: ActorRecord) -> None:
+        """Forget the wish for a worker."""
+        self.machine.drop_actor_demand(record.create.id)
+
+    def placed(self, actor: bytes, worker: bytes) -> None:
+        """The node machine found a worker for an actor."""
+        pid = self._processes[worker].pid
+        if not self.head.on_placed(actor, worker, pid):
+            self.kill(worker, "its actor was ended before it started")
+
+    def _on_kill_actor(self, peer: bytes, message: KillActor) -> None:
+        if message.graceful:
+            self.head.end(message.id, message.cause)
+        else:
+            self.head.kill(message.id, message.no_restart, message.cause)
+
+    def reply(self, peer: bytes, number: int, result: Any, error: str = "") -> None:
+        """Answer a request."""
+        self.send(peer, Reply(number, result, error))
+
+    def drop_mappings(self, segments: list[int]) -> None:
+        """Tell every process that these segments hold nothing any more."""
+        if segments:
+            for process, record in self._processes.items():
+                if record.kind != "zygote":
+                    self.send(process, SegmentDropped(segments))
+
+    def _on_free_block(self, peer: bytes, message: FreeBlock) -> None:
+        if self.segments.on_free(message.block.segment):
+            self.drop_mappings([message.block.segment])
+
+    def processes(self) -> list[tuple[bytes, str, int]]:
+        """Id, kind and pid of every process."""
+        return [(one, record.kind, record.pid) for one, record in self._processes.items()]
+
+
+def main(fd: int) -> None:
+    """Entry point of the node process; `fd` is its end of the driver's socket pair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    become_subreaper()
+    sock = socket_from(fd)
+    size = int.from_bytes(_exactly(sock, 4), "little")
+    start = msgspec.msgpack.decode(_exactly(sock, size))
+    Node(sock, start).run()
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = sock.recv(size - len(data))
+        if not part:
+            raise SystemExit("the driver left before it said how to start")
+        data += part
+    return data

@@ -1,0 +1,49 @@
+"""Small services of the operating system: parents, deaths, descriptors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+
+__all__ = ["become_subreaper", "die_with_parent", "exit_cause", "socket_from"]
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"prctl({option}, {value}): {os.strerror(error)}")
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel SIGKILL this process when its parent dies, however that happens."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the call above
+        os._exit(1)
+
+
+def become_subreaper() -> None:
+    """Orphans below this process become its children, so that it can wait for them."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def exit_cause(status: int) -> str:
+    """A wait status in words: "was killed by SIGKILL" or "exited with code 3"."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:  # a real-time signal has no name
+            name = f"signal {number}"
+        return f"was killed by {name}"
+    return f"exited with code {os.WEXITSTATUS(status)}"
+
+
+def socket_from(fd: int) -> socket.socket:
+    """The Unix stream socket behind a descriptor, which it takes over."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd)

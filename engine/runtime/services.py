@@ -1,0 +1,183 @@
+"""What the node answers to a `Request`: segments, names, placement groups, and its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from engine.core.ids import short
+from engine.core.messages import Attach, Request
+from engine.core.resources import Pool, fits, to_units
+
+if TYPE_CHECKING:
+    from engine.runtime.node import Node
+
+__all__ = ["Services"]
+
+
+class Services:
+    """Handlers by name; each takes the asking process, the request's number and its arguments."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._handlers: dict[str, Callable[..., None]] = {
+            "segment": self._segment,
+            "map": self._map,
+            "release_segments": self._release_segments,
+            "reserve_name": self._reserve_name,
+            "find_actor": self._find_actor,
+            "list_named": self._list_named,
+            "create_group": self._create_group,
+            "remove_group": self._remove_group,
+            "resources": self._resources,
+            "nodes": self._nodes,
+            "state": self._state,
+        }
+
+    def on_request(self, peer: bytes, message: Request) -> None:
+        """Answer a request; an unknown one is an error of ours and says so to the asker."""
+        handler = self._handlers.get(message.what)
+        if handler is None:
+            self._fail(peer, message.number, "EngineError", f"unknown request {message.what!r}")
+        else:
+            handler(peer, message.number, **message.args)
+
+    def _fail(self, peer: bytes, number: int, kind: str, text: str) -> None:
+        self._node.reply(peer, number, {"kind": kind}, text)
+
+    # ------------------------------------------------------------------ shared memory
+
+    def _segment(self, peer: bytes, number: int, size: int) -> None:
+        table = self._node.segments
+        segment = table.create(peer, size)
+        if not segment:
+            holders = ", ".join(
+                f"{short(holder)}: {held:,}" for holder, held in table.holders().items()
+            )
+            text = (
+                f"{size:,} bytes do not fit into the object store: {table.used:,} of "
+                f"{table.limit:,} bytes are in use ({holders}). Release references to large "
+                "objects, or start with a larger engine.init(object_store_memory=...)."
+            )
+            self._fail(peer, number, "ObjectStoreFullError", text)
+            return
+        self._attach(peer, number, segment)
+
+    def _map(self, peer: bytes, number: int, segment: int) -> None:
+        self._attach(peer, number, segment)
+
+    def _attach(self, peer: bytes, number: int, segment: int) -> None:
+        found = self._node.segments.descriptor(segment)
+        if found is None:
+            text = f"segment {segment} is gone, and the object in it with it"
+            self._fail(peer, number, "ObjectLostError", text)
+            return
+        fd, size = found
+        self._node.send_fd(peer, Attach(number, segment, size), fd)
+
+    def _release_segments(self, peer: bytes, number: int, segments: list[int]) -> None:
+        for segment in segments:
+            self._node.segments.drop(segment)
+        self._node.drop_mappings(segments)
+        self._node.reply(peer, number, None)
+
+    # ------------------------------------------------------------------ names
+
+    def _reserve_name(
+        self, peer: bytes, number: int, namespace: str, name: str, actor: bytes
+    ) -> None:
+        holder = self._node.head.reserve(namespace, name, actor)
+        self._node.reply(peer, number, holder)
+
+    def _find_actor(self, peer: bytes, number: int, namespace: str, name: str) -> None:
+        found = self._node.head.find(namespace, name)
+        if found is None:
+            names = sorted(one for space, one in self._node.head.names if space == namespace)
+            text = (
+                f"no actor named {name!r} lives in namespace {namespace!r}; "
+                f"there are: {', '.join(names) or 'none'}"
+            )
+            self._fail(peer, number, "ValueError", text)
+            return
+        actor, options = found
+        self._node.reply(peer, number, {"id": actor, "options": options})
+
+    def _list_named(self, peer: bytes, number: int) -> None:
+        names = [{"namespace": space, "name": name} for space, name in self._node.head.names]
+        self._node.reply(peer, number, names)
+
+    # ------------------------------------------------------------------ placement groups
+
+    def _create_group(
+        self, peer: bytes, number: int, group: bytes, bundles: list[dict[str, float]]
+    ) -> None:
+        """Reserve all bundles or none. One node: PACK and STRICT_PACK are the same here."""
+        machine = self._node.machine
+        wanted = [to_units(bundle) for bundle in bundles]
+        whole: dict[str, int] = {}
+        for bundle in wanted:
+            for name, amount in bundle.items():
+                whole[name] = whole.get(name, 0) + amount
+        if not fits(whole, machine.pool.total):
+            self._fail(
+                peer, number, "ValueError",
+                f"no node can hold the bundles {bundles}; "
+                f"this one has {self._node.machine.pool.statistics()['total']}",
+            )
+        elif not fits(whole, machine.pool.free):
+            self._node.reply(peer, number, False)
+        else:
+            machine.pool.take(whole)
+            machine.bundles[group] = [Pool(bundle) for bundle in wanted]
+            self._node.reply(peer, number, True)
+
+    def _remove_group(self, peer: bytes, number: int, group: bytes) -> None:
+        machine = self._node.machine
+        pools = machine.bundles.pop(group, None)
+        for pool in pools or []:
+            machine.pool.give(pool.total)
+            for worker in list(machine.workers.values()):
+                if worker.pool is pool:
+                    self._node.kill(worker.process, "its placement group was removed")
+        self._node.reply(peer, number, None)
+
+    # ------------------------------------------------------------------ state
+
+    def _resources(self, peer: bytes, number: int) -> None:
+        self._node.reply(peer, number, self._node.machine.pool.statistics())
+
+    def _nodes(self, peer: bytes, number: int) -> None:
+        node = self._node
+        record = {
+            "NodeID": node.id.hex(),
+            "Alive": True,
+            "Resources": node.machine.pool.statistics()["total"],
+            "object_store_used": node.segments.used,
+            "object_store_limit": node.segments.limit,
+        }
+        self._node.reply(peer, number, [record])
+
+    def _state(self, peer: bytes, number: int) -> None:
+        node = self._node
+        workers = [
+            {
+                "worker_id": worker.process.hex(),
+                "pid": worker.pid,
+                "use": worker.use or "idle",
+                "blocked": worker.blocked,
+            }
+            for worker in node.machine.workers.values()
+        ]
+        actors = [
+            {
+                "actor_id": actor.hex(),
+                "class_name": record.create.options.get("class", ""),
+                "state": record.state.upper(),
+                "name": record.name[1] if record.name else "",
+                "pid": record.pid,
+                "death_cause": record.cause if record.state == "dead" else "",
+            }
+            for actor, record in node.head.actors.items()
+        ]
+        state = {"workers": workers, "actors": actors, "waiting": node.machine.waiting()}
+        self._node.reply(peer, number, state)

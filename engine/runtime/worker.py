@@ -1,0 +1,247 @@
+"""The worker process: takes calls from its sockets, runs them, answers.
+
+The main thread does all of it, so nothing is handed between threads on the path of a call. While
+user code runs long, the service thread of the reactor hears what cannot wait: calls to be given
+back, cancellation, the end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from time import perf_counter
+from typing import Any
+
+import msgspec
+
+from engine.config import Config
+from engine.core.messages import (
+    ActorCall,
+    ActorChanged,
+    Call,
+    Cancel,
+    ChannelFrame,
+    CreateActor,
+    Define,
+    DoneMany,
+    Hello,
+    KillActor,
+    Recall,
+    Returned,
+    Settled,
+    Stop,
+    Welcome,
+    encode_failure,
+)
+from engine.runtime import client
+from engine.runtime.client import Runtime
+from engine.runtime.concurrency import AsyncCalls, ThreadedCalls
+from engine.runtime.execution import Execution
+from engine.wire.connection import Connection
+
+__all__ = ["Worker", "current_worker", "main"]
+
+# Replies wait for company at most this long while more calls are queued.
+_REPLY_SECONDS = 200e-6
+_worker: Worker | None = None
+
+
+def current_worker() -> Worker | None:
+    """The worker of this process; None in a driver."""
+    return _worker
+
+
+class Worker:
+    """Queue and loop of one worker process."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.queue: deque[tuple[bytes, Any]] = deque()
+        self.execution = Execution(runtime)
+        self.stopping: str | None = None
+        self.channel: Any = None  # a topology's member, when this worker runs one
+        self._concurrent: AsyncCalls | ThreadedCalls | None = None
+        self._running: tuple[bytes, Any] | None = None
+        self._interrupted: set[bytes] = set()
+        runtime.unclaimed = self.on_message
+        runtime.before_block = self._give_back_all
+        runtime.on_peer_gone = self._on_peer_gone
+
+    # ------------------------------------------------------------------ messages (locked)
+
+    def on_message(self, peer: bytes, message: Any) -> None:
+        """A message for an executor, under the lock, on whichever thread serves."""
+        kind = type(message)
+        if kind is Call or kind is ActorCall or kind is CreateActor:
+            self.queue.append((peer, message))
+        elif kind is ChannelFrame:
+            if self.channel is not None:
+                self.channel.receive(peer, message)
+        elif kind is Define:
+            self.execution.blobs[message.key] = message.blob
+        elif kind is Recall:
+            self._give_back(peer, message.count)
+        elif kind is Cancel:
+            self._cancel(peer, message)
+        elif kind is Settled:
+            self.execution.on_settled(message.id)
+        elif kind is KillActor:
+            self.queue.append((peer, message))
+        elif kind is Stop:
+            self.stopping = message.reason
+            if self._running is not None:
+                # User code runs and there is nobody to wait for: the node is going away.
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(0)
+        else:
+            raise AssertionError(f"a worker cannot handle {message!r}")
+
+    def _give_back(self, peer: bytes, count: int) -> None:
+        ids, kept = [], []
+        while self.queue and count > 0:
+            item = self.queue.pop()
+            if item[0] == peer and type(item[1]) is Call:
+                ids.append(item[1].id)
+                count -= 1
+            else:
+                kept.append(item)
+        self.queue.extend(reversed(kept))
+        ids.reverse()
+        connection = self.runtime.connections.get(peer)
+        if connection is not None:
+            self.runtime.reactor.send(connection, Returned(ids), True)
+
+    def _give_back_all(self) -> None:
+        """Before this worker blocks: nobody else's task may wait behind the one that waits."""
+        for peer in {peer for peer, message in self.queue if type(message) is Call}:
+            self._give_back(peer, len(self.queue))
+
+    def _cancel(self, peer: bytes, message: Cancel) -> None:
+        for item in self.queue:
+            if getattr(item[1], "id", None) == message.id:
+                self.queue.remove(item)
+                text = f"{self.execution.title(item[1])} was cancelled before it ran"
+                reply = DoneMany(message.id, [encode_failure("TaskCancelledError", text)])
+                self.runtime.reactor.send(self.runtime.connections[peer], reply, True)
+                return
+        running = self._running
+        if running is not None and getattr(running[1], "id", None) == message.id:
+            if message.force:
+                os._exit(1)
+            # Raises KeyboardInterrupt in the main thread, out of blocking system calls too.
+            signal.raise_signal(signal.SIGINT)
+
+    def _on_peer_gone(self, peer: bytes) -> None:
+        self.execution.on_peer_gone(peer)
+        kept = [item for item in self.queue if item[0] != peer]
+        if len(kept) < len(self.queue):
+            self.queue.clear()
+            self.queue.extend(kept)
+
+    # ------------------------------------------------------------------ loop
+
+    def run(self) -> int:
+        """Serve until told to stop; returns the exit code."""
+        reactor = self.runtime.reactor
+        reactor.start_service()
+        queue = self.queue
+        last_flush = perf_counter()
+        while self.stopping is None:
+            if queue:
+                self._next()
+                now = perf_counter()
+                if now - last_flush > _REPLY_SECONDS:
+                    last_flush = now
+                    with reactor.lock:
+                        reactor.flush()
+                continue
+            channel = self.channel
+            if channel is not None and channel.step():
+                continue
+            deadline = channel.next_wake() if channel is not None else None
+            reactor.wait_until(self._has_work, deadline)
+            last_flush = perf_counter()
+        return 0
+
+    def _has_work(self) -> bool:
+        if self.queue or self.stopping is not None:
+            return True
+        return self.channel is not None and self.channel.has_work()
+
+    def _next(self) -> None:
+        try:
+            item = self.queue.popleft()
+        except IndexError:  # given back by the service thread meanwhile
+            return
+        peer, message = item
+        if type(message) is CreateActor:
+            self._create(message)
+        elif type(message) is KillActor:
+            self.stopping = message.cause
+        elif self._concurrent is not None:
+            self._concurrent.start(peer, message)
+        else:
+            self._running = item
+            try:
+                self.execution.run(peer, message)
+            finally:
+                self._running = None
+
+    def _create(self, create: CreateActor) -> None:
+        execution = self.execution
+        self._running = (b"", create)
+        try:
+            execution.construct(create)
+        except BaseException as error:  # the user's constructor: its error is the actor's death
+            title = f"{create.options.get('class', 'actor')}.__init__"
+            changed = ActorChanged(
+                create.id, "dead", cause="its constructor raised",
+                failure=execution.error_value(error, title),
+            )
+        else:
+            changed = ActorChanged(create.id, "alive", self.runtime.id)
+            self._choose_concurrency(create.options.get("max_concurrency"))
+        self._running = None
+        with self.runtime.lock:
+            self.runtime.send(self.runtime.node, changed)
+            self.runtime.reactor.flush()
+        if isinstance(self._concurrent, AsyncCalls):
+            self._concurrent.run()
+
+    def _choose_concurrency(self, limit: int | None) -> None:
+        if self.execution.is_async():
+            self._concurrent = AsyncCalls(self, limit or 1000)
+        elif limit is not None and limit > 1:
+            self._concurrent = ThreadedCalls(self, limit)
+
+
+def main(sock: socket.socket, process: bytes, _config: bytes) -> int:
+    """Join the node over `sock` and serve; returns the exit code."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    hello = Connection(sock, b"", frame_max=64 << 20, passing=True)
+    hello.out.append(Hello(process, os.getpid(), "worker"))
+    sock.setblocking(True)
+    hello.flush()
+    messages: list[Any] = []
+    while not messages:
+        messages = hello.receive_some()
+    welcome = messages[0]
+    assert isinstance(welcome, Welcome)
+    config = msgspec.convert(welcome.info["config"], Config)
+    sock.setblocking(False)
+    hello.peer = welcome.node
+    runtime = Runtime(process, config, welcome.node, welcome.info)
+    client.set_current(runtime)
+    _worker = worker = Worker(runtime)
+    runtime.attach(hello)
+    with runtime.lock:
+        runtime._on_messages(hello, messages[1:])
+    return worker.run()

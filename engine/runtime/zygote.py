@@ -1,0 +1,101 @@
+"""The zygote: a warm process that forks workers.
+
+It has imported what every worker needs (NumPy, Arrow, the engine), has started no thread and opened
+no gRPC channel, so a new worker costs milliseconds and shares the pages. Workers are forked twice:
+the child in between exits, the worker becomes a child of the *node* (a sub-reaper), which can then
+wait for it, hear its exit status, and have the kernel kill it should the node die.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from engine.core.messages import Fork, Forked
+from engine.runtime.process import die_with_parent, socket_from
+from engine.wire.connection import Connection, ConnectionClosed
+
+__all__ = ["serve"]
+
+
+def serve(sock: socket.socket, node_pid: int, frame_max: int) -> None:
+    """Fork workers on request until the node goes; never returns."""
+    die_with_parent(node_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        # One process a core: a thread pool in each would fight for the same cores.
+        os.environ.setdefault(variable, "1")
+    _warm_up()
+    connection = Connection(sock, b"node----", frame_max=frame_max, passing=True)
+    while True:
+        select.select([sock], [], [])
+        try:
+            messages = connection.receive()
+        except ConnectionClosed:
+            os._exit(0)
+        for message in messages:
+            _fork_worker(connection, message, node_pid)
+        connection.flush()
+
+
+def _warm_up() -> None:
+    import numpy
+    import pyarrow
+    import pyarrow.compute
+
+    import engine
+    import engine.runtime.worker
+
+    # Workers must not start Arrow's thread pool beside each other on the same cores.
+    pyarrow.set_cpu_count(1)
+    del numpy, engine
+    gc.collect()
+    gc.freeze()  # a collection in a worker must not touch, and so copy, the shared pages
+
+
+def _fork_worker(connection: Connection, message: Fork, node_pid: int) -> None:
+    fd = connection.take_descriptor()
+    reader, writer = os.pipe()
+    between = os.fork()
+    if between:
+        os.close(writer)
+        os.close(fd)
+        os.waitpid(between, 0)
+        pid = int.from_bytes(os.read(reader, 8), "little")
+        os.close(reader)
+        connection.out.append(Forked(message.process, pid))
+        return
+    worker = os.fork()
+    if worker:
+        os.write(writer, worker.to_bytes(8, "little"))
+        os._exit(0)
+    os.close(writer)
+    os.close(reader)
+    connection.sock.close()
+    _become_worker(fd, message, node_pid)
+
+
+def _become_worker(fd: int, message: Fork, node_pid: int) -> None:
+    while os.getppid() != node_pid:  # until the process in between is gone
+        try:
+            os.kill(node_pid, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        os.sched_yield()
+    die_with_parent(node_pid)
+    from engine.runtime import worker
+
+    code: Any = 1
+    try:
+        code = worker.main(socket_from(fd), message.process, message.config)
+    except BaseException:  # the last stop of this process: say what happened, then leave
+        sys.excepthook(*sys.exc_info())
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)

@@ -1,0 +1,3 @@
+"""Values and memory: codec, shared-memory arena, mapped segments."""
+
+__all__: list[str] = []

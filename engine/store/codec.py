@@ -1,0 +1,329 @@
+"""Values to bytes and back: the only module that pickles or unpickles.
+
+Protocol 5 with out-of-band buffers, plain pickle first. Plain pickle stores classes and functions
+of the driver's script as ``__main__.name``, which a worker cannot import; such streams, and
+everything plain pickle refuses (lambdas, closures), go through cloudpickle, which ships the code.
+Arrow tables and batches travel as Arrow IPC: written straight into shared memory, read without a
+copy, and only the rows of a slice.
+
+References inside a value are found while it is pickled: `ObjectRef.__reduce__` reports itself to
+the `contained` list of this thread. A reference pickled anywhere else has no owner who knows of it
+and is refused (`OutOfBandObjectRefSerializationException`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import Any
+
+import cloudpickle
+
+from engine.exceptions import SerializationError, TaskError
+
+__all__ = [
+    "Encoded",
+    "contained_refs",
+    "decode",
+    "encode",
+    "encode_definition",
+    "encode_error",
+    "encode_plain",
+    "read_parts",
+]
+
+_ALIGN = 64
+_U64 = Struct("<Q")
+_dumps, _loads = pickle.dumps, pickle.loads
+_MAIN = b"__main__"
+_PLAIN_MAX = 64 * 1024
+_local = threading.local()
+
+
+def contained_refs() -> list[Any] | None:
+    """The list that collects references pickled by this thread; None outside of `encode`."""
+    return getattr(_local, "refs", None)
+
+
+class Encoded:
+    """A pickled value: `data` plus out-of-band `buffers`; `refs` were pickled inside it."""
+
+    __slots__ = ("buffers", "data", "nbytes", "refs")
+
+    def __init__(self, data: bytes, buffers: Sequence[Any], refs: list[Any]) -> None:
+        self.data = data
+        self.buffers = buffers
+        self.refs = refs
+        self.nbytes = len(data) + sum(part.nbytes for part in buffers)
+
+    def inline_buffers(self) -> list[bytes] | None:
+        """The buffers as bytes, for a value that travels inside a frame."""
+        if not self.buffers:
+            return None
+        return [part.tobytes() for part in self.buffers]
+
+    def block_bytes(self) -> int:
+        """Bytes that `write_into` needs."""
+        size = _aligned(8 * (2 + len(self.buffers))) + _aligned(len(self.data))
+        return size + sum(_aligned(part.nbytes) for part in self.buffers)
+
+    def write_into(self, view: memoryview) -> None:
+        """Lay the parts out in `view`: count, sizes, then each part on a 64-byte boundary."""
+        _U64.pack_into(view, 0, 1 + len(self.buffers))
+        at = _aligned(8 * (2 + len(self.buffers)))
+        _U64.pack_into(view, 8, len(self.data))
+        view[at : at + len(self.data)] = self.data
+        at += _aligned(len(self.data))
+        for index, part in enumerate(self.buffers):
+            size = part.nbytes
+            _U64.pack_into(view, 16 + 8 * index, size)
+            if isinstance(part, _ArrowPart):
+                part.write_into(view[at : at + size])
+            elif size:
+                view[at : at + size] = part
+            at += _aligned(size)
+
+
+def read_parts(view: memoryview) -> tuple[memoryview, list[memoryview]]:
+    """The inverse of `Encoded.write_into`, without copying."""
+    (count,) = _U64.unpack_from(view, 0)
+    sizes = [_U64.unpack_from(view, 8 + 8 * index)[0] for index in range(count)]
+    at = _aligned(8 * (1 + count))
+    parts = []
+    for size in sizes:
+        parts.append(view[at : at + size])
+        at += _aligned(size)
+    return parts[0], parts[1:]
+
+
+def _aligned(size: int) -> int:
+    return (size + _ALIGN - 1) & -_ALIGN
+
+
+def encode(value: Any) -> Encoded:
+    """Pickle a value.
+
+    Raises SerializationError (a TypeError) that names the path to what cannot be pickled.
+    """
+    arrow = _arrow_part(value)
+    outer = contained_refs()
+    refs: list[Any] = []
+    _local.refs = refs
+    buffers: list[Any] = []
+    try:
+        if arrow is not None:
+            data = _dumps(_ArrowStandIn(arrow.kind), protocol=5, buffer_callback=buffers.append)
+            return Encoded(data, [arrow], refs)
+        plain_error: Exception | None = None
+        try:
+            data = _dumps(value, protocol=5, buffer_callback=buffers.append)
+            if _MAIN not in data:
+                return Encoded(data, _raw(buffers), refs)
+        except Exception as error:  # whatever a user's __reduce__ raises: cloudpickle tries next
+            plain_error = error
+        refs.clear()
+        buffers.clear()
+        try:
+            data = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        except Exception as error:
+            if isinstance(plain_error, SerializationError):
+                raise plain_error from None
+            path = _find_unpicklable(value, "value", set())
+            raise SerializationError(
+                f"cannot pickle {path or type(value).__name__}: {error}. Give the task data "
+                "instead of live resources (open them inside the task), or define __reduce__."
+            ) from error
+        return Encoded(data, _raw(buffers), refs)
+    finally:
+        _local.refs = outer
+
+
+def encode_plain(value: Any) -> bytes | None:
+    """Pickle a value made only of numbers, strings, bytes and tuples; None when it is large."""
+    data = _dumps(value, protocol=5)
+    return data if len(data) <= _PLAIN_MAX else None
+
+
+def _raw(buffers: list[Any]) -> list[memoryview]:
+    return [buffer.raw() for buffer in buffers] if buffers else buffers
+
+
+def decode(data: Any, buffers: Sequence[Any] | None) -> Any:
+    """Unpickle a value; arrays inside lie in `buffers`, read-only."""
+    if buffers:
+        return _loads(data, buffers=buffers)
+    return _loads(data)
+
+
+def encode_definition(thing: Any, limit: int) -> tuple[bytes, bytes, list[Any]]:
+    """A function or class by value: (key, blob, references captured by it).
+
+    The key is the hash of the blob, so that a worker keeps one copy and a redefinition under the
+    same name is another key.
+    """
+    outer = contained_refs()
+    refs: list[Any] = []
+    _local.refs = refs
+    try:
+        blob = cloudpickle.dumps(thing, protocol=5)
+    except Exception as error:
+        path = _find_unpicklable(thing, getattr(thing, "__name__", "function"), set())
+        raise SerializationError(
+            f"cannot ship {path or thing!r}: {error}. A function or class travels with what it "
+            "captures; pass such things as arguments or create them inside."
+        ) from error
+    finally:
+        _local.refs = outer
+    if len(blob) > limit:
+        raise ValueError(
+            f"{getattr(thing, '__name__', thing)!r} pickles to {len(blob):,} bytes, above the "
+            f"limit of {limit:,}: it captures data. Use engine.put() and pass the reference."
+        )
+    return hashlib.blake2b(blob, digest_size=16).digest(), blob, refs
+
+
+def encode_error(error: BaseException, function_name: str, pid: int) -> bytes:
+    """A user's exception as a pickled TaskError; never fails."""
+    if isinstance(error, TaskError):  # from a task that this one waited for: keep the origin
+        wrapped = error
+    else:
+        text = "".join(traceback.format_exception(_without_engine_frames(error)))
+        wrapped = TaskError(function_name, text.rstrip(), error, pid)
+    try:
+        data = encode(wrapped).data
+        _loads(data)  # exceptions with a custom __init__ often pickle and do not unpickle
+        return data
+    except Exception:  # the cause cannot travel; its text can
+        name, trace = wrapped.function_name, wrapped.traceback_str
+        return _dumps(TaskError(name, trace, None, wrapped.pid), protocol=5)
+
+
+def _without_engine_frames(error: BaseException) -> BaseException:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("engine."):
+        trace = trace.tb_next
+    return error.with_traceback(trace) if trace is not None else error
+
+
+# ------------------------------------------------------------------------------ Arrow
+
+
+class _ArrowPart:
+    """An Arrow table or batch as an IPC stream that is written on demand."""
+
+    __slots__ = ("kind", "nbytes", "value")
+
+    def __init__(self, value: Any, kind: str) -> None:
+        import pyarrow as pa
+
+        self.value = value
+        self.kind = kind
+        counter = pa.MockOutputStream()
+        self._write(counter)
+        self.nbytes = counter.size()
+
+    def _write(self, sink: Any) -> None:
+        import pyarrow as pa
+
+        with pa.ipc.new_stream(sink, self.value.schema) as writer:
+            writer.write(self.value)
+
+    def write_into(self, view: memoryview) -> None:
+        import pyarrow as pa
+
+        self._write(pa.FixedSizeBufferWriter(pa.py_buffer(view)))
+
+    def tobytes(self) -> bytes:
+        import pyarrow as pa
+
+        sink = pa.BufferOutputStream()
+        self._write(sink)
+        return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+class _ArrowStandIn:
+    """Pickles to a call of `_read_arrow` with one out-of-band buffer (the IPC stream)."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _read_arrow, (self.kind, pickle.PickleBuffer(b""))
+
+
+def _arrow_part(value: Any) -> _ArrowPart | None:
+    module = type(value).__module__
+    if not module.startswith("pyarrow"):
+        return None
+    pa = sys.modules["pyarrow"]
+    if isinstance(value, pa.RecordBatch):
+        return _ArrowPart(value, "batch")
+    if isinstance(value, pa.Table):
+        return _ArrowPart(value, "table")
+    if isinstance(value, pa.Array):
+        return _ArrowPart(pa.record_batch([value], ["value"]), "array")
+    if isinstance(value, pa.ChunkedArray):
+        return _ArrowPart(pa.table([value], ["value"]), "chunked")
+    return None
+
+
+def _read_arrow(kind: str, buffer: Any) -> Any:
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(pa.py_buffer(buffer)) as reader:
+        if kind == "table":
+            return reader.read_all()
+        if kind == "chunked":
+            return reader.read_all().column(0)
+        batch = reader.read_next_batch()
+    return batch if kind == "batch" else batch.column(0)
+
+
+# ------------------------------------------------------------------------------ explaining
+
+
+def _find_unpicklable(value: Any, path: str, seen: set[int], depth: int = 0) -> str | None:
+    """The path to the innermost part that cannot be pickled, with its type."""
+    if depth > 6 or id(value) in seen:
+        return None
+    seen.add(id(value))
+    for name, child in _children(value):
+        if not _picklable(child):
+            return _find_unpicklable(child, f"{path}{name}", seen, depth + 1) or (
+                f"{path}{name} (a {type(child).__module__}.{type(child).__qualname__})"
+            )
+    if depth == 0:
+        return None
+    return f"{path} (a {type(value).__module__}.{type(value).__qualname__})"
+
+
+def _children(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(f"[{key!r}]", child) for key, child in value.items()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [(f"[{index}]", child) for index, child in enumerate(value)]
+    found: list[tuple[str, Any]] = []
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=False):
+            found.append((f" captured variable {name!r}", cell.cell_contents))
+        for name in code.co_names:
+            if name in value.__globals__:
+                found.append((f" global variable {name!r}", value.__globals__[name]))
+    for name, child in getattr(value, "__dict__", {}).items():
+        if not (isinstance(value, type) and name.startswith("__")):
+            found.append((f".{name}", child))
+    return found
+
+
+def _picklable(value: Any) -> bool:
+    try:
+        cloudpickle.dumps(value, protocol=5)
+    except Exception:  # the question is only whether it can be pickled
+        return False
+    return True

@@ -1,0 +1,42 @@
+"""Static graphs of members and channels with credits and epochs (public API)."""
+
+from engine.topology import memory as _memory
+from engine.topology.errors import TopologyError, TopologyStalledError
+from engine.topology.handle import MemberStatistics, TopologyHandle
+from engine.topology.hooks import connect as _connect
+from engine.topology.inline import InlineHandle
+from engine.topology.member import Member, MemberContext
+from engine.topology.partition import (
+    Partitioning,
+    broadcast,
+    custom,
+    forward,
+    hashed,
+    key_groups,
+    rebalance,
+)
+from engine.topology.shared import SharedArray
+from engine.topology.spec import ChannelSpec, MemberSpec, Topology
+
+_connect(allocate=_memory.allocate, attach=_memory.attach, resolve=_memory.resolve)
+
+__all__ = [
+    "ChannelSpec",
+    "InlineHandle",
+    "Member",
+    "MemberContext",
+    "MemberSpec",
+    "MemberStatistics",
+    "Partitioning",
+    "SharedArray",
+    "Topology",
+    "TopologyError",
+    "TopologyHandle",
+    "TopologyStalledError",
+    "broadcast",
+    "custom",
+    "forward",
+    "hashed",
+    "key_groups",
+    "rebalance",
+]

@@ -1,0 +1,75 @@
+"""Errors of topologies: in the declaration, in the protocol, and in a member's code.
+
+::
+
+    EngineError
+    ├── TopologyError (+ValueError)     the declaration is wrong, or a handle is used wrongly
+    ├── TopologyStalledError            nobody can make progress; says who waits for what
+    ├── MemberError                     a member's code raised; the runner turns it into TaskError
+    └── ProtocolError                   frames lost, repeated or reordered: a defect of the engine
+
+Each message says what was expected, what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+
+from engine.exceptions import EngineError, TaskError
+
+__all__ = [
+    "MemberError",
+    "ProtocolError",
+    "TopologyError",
+    "TopologyStalledError",
+    "expected",
+    "task_error",
+]
+
+
+class TopologyError(EngineError, ValueError):
+    """A topology is declared wrongly, or its handle is used in a way it does not allow."""
+
+
+class TopologyStalledError(EngineError):
+    """No member can make progress and none sleeps; the message has one line per copy."""
+
+
+class ProtocolError(EngineError):
+    """A frame arrived that the protocol does not allow: a defect of the engine's transport."""
+
+
+class MemberError(EngineError):
+    """The code of one member raised; `__cause__` is the exception.
+
+    Attributes:
+        member: name of the member.
+        index: which copy.
+        hook: the method that raised (``on_batch``, ``poll``, ...).
+    """
+
+    def __init__(self, member: str, index: int, hook: str) -> None:
+        super().__init__(member, index, hook)
+        self.member = member
+        self.index = index
+        self.hook = hook
+
+    def __str__(self) -> str:
+        return f"member '{self.member}' copy {self.index} failed in {self.hook}()"
+
+
+def expected(what: str, found: object, remedy: str) -> TopologyError:
+    """A `TopologyError` in the one form all declaration errors have."""
+    return TopologyError(f"expected {what}, found {found}; {remedy}")
+
+
+def task_error(error: MemberError) -> TaskError:
+    """`error` as `handle.wait()` raises it: a `TaskError` that is the user's class as well.
+
+    The function name carries the member, the copy and the hook.
+    """
+    cause = error.__cause__
+    name = f"member '{error.member}' copy {error.index}, {error.hook}()"
+    trace = "".join(traceback.format_exception(cause if cause is not None else error))
+    return TaskError(name, trace, cause, os.getpid()).as_instanceof_cause()

@@ -1,0 +1,405 @@
+"""The loop of one copy of a member, without I/O: frames in, frames out, one unit of work a step.
+
+An edge (a process, or the inline runner) constructs a `MemberLoop`, feeds it every frame that
+arrives (`receive`, cheap, runs no user code), and calls `step` while that returns True. When it
+returns False the edge waits for a frame or for `next_wake()`. It goes on until `drained`.
+
+**Backpressure.** While any outlet lacks credit the member gets no input and is not polled. On a
+cycle this rule alone would deadlock (two copies that wait for each other's credit), so an item
+that came by a feedback channel is still processed while only feedback outlets are closed: around
+a cycle the program itself bounds what it has in flight, as a superstep does.
+
+**Epochs.** A marker from every sender closes an epoch: the member's `snapshot` goes to
+`on_snapshot(epoch, state)` and the marker is forwarded. What comes from a sender already past its
+marker is held, within its credit, until the others are. Copies without inputs close an epoch
+on a `Trigger`. On a cycle no barrier can align; a marker there is refused.
+
+**Ends.** A copy that has ended keeps receiving: it throws items away and returns their credit, so
+that nobody waits for it. It is `drained` when its inputs have ended too and all it sent is gone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from engine.core.credits import CreditError, ReceiveAccount
+from engine.topology.alignment import Alignment
+from engine.topology.errors import MemberError, ProtocolError, TopologyError
+from engine.topology.frames import Credit, Data, End, Frame, Marker, Transport
+from engine.topology.member import Member, MemberContext
+from engine.topology.outbox import Outbox
+from engine.topology.plan import InputPlan, MemberPlan
+from engine.topology.statistics import BACKPRESSURED, BUSY, IDLE, MemberStatistics, Stopwatch
+
+__all__ = ["MemberLoop"]
+
+SnapshotCallback = Callable[[int, Any], None]
+
+
+class Inlet:
+    """One sending copy of one input channel, seen by the receiver."""
+
+    __slots__ = ("account", "channel", "copy", "ended", "feedback", "port", "sender", "seq")
+
+    def __init__(self, plan: InputPlan, sender: int, copy: int) -> None:
+        self.channel = plan.channel
+        self.port = plan.port
+        self.feedback = plan.feedback
+        self.sender = sender
+        self.copy = copy
+        self.seq = 0
+        self.ended = False
+        self.account = ReceiveAccount(plan.capacity_rows, plan.capacity_bytes)
+
+    def __repr__(self) -> str:
+        return f"port '{self.port}' copy {self.sender}"
+
+
+class MemberLoop:
+    """Runs one copy.
+
+    Args:
+        plan: which copy, with its channels.
+        member: the constructed member.
+        transport: takes outgoing frames.
+        clock: seconds that never go back; for statistics and `wake_after` only.
+        on_snapshot: called with (epoch, state) at each barrier.
+        epoch: the epoch to start in.
+        state: what `member.restore` gets after `open`, when `restored`.
+        restored: whether to restore.
+
+    Attributes:
+        plan, member, context: as given and as made.
+        ended: the member has ended and `result` is there.
+        result: what `close` returned.
+    """
+
+    def __init__(
+        self,
+        plan: MemberPlan,
+        member: Member,
+        transport: Transport,
+        clock: Callable[[], float],
+        on_snapshot: SnapshotCallback | None = None,
+        *,
+        epoch: int = 0,
+        state: Any = None,
+        restored: bool = False,
+    ) -> None:
+        self.plan = plan
+        self.member = member
+        self.ended = False
+        self.result: Any = None
+        self._transport = transport
+        self._clock = clock
+        self._on_snapshot = on_snapshot
+        self._restore = (state,) if restored else None
+        self._outbox = Outbox(plan, transport, epoch)
+        self._inlets = {
+            p.channel: {s: Inlet(p, s, copy) for s, copy in p.senders} for p in plan.inputs
+        }
+        inlets = self._all_inlets()
+        ports = {p.port: len(p.senders) for p in plan.inputs}
+        polled = type(member).poll is not Member.poll
+        self.context = MemberContext(plan, ports, polled, self._outbox)
+        self._alignment = Alignment(inlets, epoch)
+        self._has_cycle = any(p.feedback for p in plan.inputs)
+        self._open_senders = ports.copy()
+        self._open_inlets = len(inlets)
+        self._inbox: deque[tuple[Inlet, Frame]] = deque()
+        self._feedback_inbox: deque[tuple[Inlet, Frame]] = deque()
+        self._feedback_turn = False
+        self._held: deque[tuple[Inlet, Frame]] = deque()
+        self._triggers: deque[int] = deque()
+        self._is_polled = polled
+        self._poll_due = self._is_polled
+        self._wake: float | None = None
+        self._opened = False
+        self._failed = False
+        self._hook = "open"
+        self._watch = Stopwatch(clock)
+        self._rows_in = self._bytes_in = self._batches_in = 0
+
+    # --- the edge's side -------------------------------------------------------------------
+
+    @property
+    def drained(self) -> bool:
+        """The member has ended, nobody sends to it any more, and nothing waits to be sent."""
+        return self.ended and self._open_inlets == 0 and self._outbox.waiting_count() == 0
+
+    def receive(self, frame: Frame) -> None:
+        """Take one frame; runs no user code. A `Data` frame must carry its decoded value.
+
+        Raises:
+            ProtocolError, CreditError: the frame cannot be right.
+        """
+        kind = type(frame)
+        if kind is Data or kind is End or kind is Marker:
+            inlet = self._inlets[frame.channel][frame.sender]  # type: ignore[union-attr]
+            if frame.seq != inlet.seq or inlet.ended:  # type: ignore[union-attr]
+                self._refuse(inlet, frame)
+            inlet.seq += 1
+            if kind is Data:
+                if frame.nbytes:  # type: ignore[union-attr]
+                    inlet.account.on_received(frame.rows, frame.nbytes)  # type: ignore[union-attr]
+            elif kind is End:
+                inlet.ended = True
+            if self.ended:
+                self._discard(inlet, frame)
+            elif inlet.feedback:
+                self._feedback_inbox.append((inlet, frame))
+            else:
+                self._inbox.append((inlet, frame))
+        elif kind is Credit:
+            self._outbox.on_credit(
+                frame.channel,  # type: ignore[union-attr]
+                frame.receiver,  # type: ignore[union-attr]
+                frame.rows,  # type: ignore[union-attr]
+                frame.nbytes,  # type: ignore[union-attr]
+            )
+        else:
+            self._triggers.append(frame.epoch)  # type: ignore[union-attr]
+        self._poll_due = self._is_polled
+
+    def step(self) -> bool:
+        """Do one unit of work: process one item, or poll once.
+
+        Returns:
+            True when something was done; False when there is nothing to do until a frame comes
+            or `next_wake()` is reached (idle, without credit, or ended).
+
+        Raises:
+            MemberError: the member's code raised; the loop must not be used any more.
+        """
+        if self.ended:
+            return False
+        if self._failed:
+            raise TopologyError(f"expected no step after the failure of {self._outbox.owner}")
+        watch = self._watch
+        if watch.mode != BUSY:
+            watch.switch(BUSY)
+        try:
+            worked = self._work()
+            if self.context.finished and not self.ended:
+                self._end()
+        except (ProtocolError, CreditError):
+            self._failed = True
+            raise
+        except Exception as error:
+            self._failed = True
+            raise MemberError(self.plan.name, self.plan.index, self._hook) from error
+        if not worked or self.ended:
+            watch.switch(BACKPRESSURED if self._outbox.closed_count else IDLE)
+        elif self.context.wake_seconds is not None:
+            self._wake = self._clock() + self.context.wake_seconds
+            self.context.wake_seconds = None
+        return worked
+
+    def next_wake(self) -> float | None:
+        """When, on the loop's clock, `step` may have work again without a frame; None: never."""
+        return None if self.ended or self._outbox.closed_count else self._wake
+
+    def rest(self) -> None:
+        """The edge turns to other things: the time until the next step does not count as busy."""
+        self._watch.switch(BACKPRESSURED if self._outbox.closed_count else IDLE)
+
+    def statistics(self) -> MemberStatistics:
+        """What this copy has done so far."""
+        outbox = self._outbox
+        busy, idle, backpressured = self._watch.shares()
+        queues = (self._inbox, self._feedback_inbox, self._held)
+        return MemberStatistics(
+            member=self.plan.name,
+            index=self.plan.index,
+            rows_in=self._rows_in,
+            rows_out=outbox.rows,
+            batches_in=self._batches_in,
+            batches_out=outbox.batches,
+            bytes_in=self._bytes_in,
+            bytes_out=outbox.nbytes,
+            busy=busy,
+            idle=idle,
+            backpressured=backpressured,
+            counters=dict(self.context.counters),
+            queue_rows=sum(f.rows for q in queues for _, f in q if type(f) is Data),
+        )
+
+    def describe(self) -> str:
+        """What this copy is doing or waiting for, in one line; for reports of a stall."""
+        who = f"{self.plan.name}[{self.plan.index}]"
+        outbox = self._outbox
+        if outbox.closed_count:
+            return f"{who} waits for credit on " + "; ".join(outbox.closed_outlets())
+        if self.drained:
+            return f"{who} has ended"
+        waits = []
+        if self._alignment.pending is not None:
+            missing = ", ".join(map(repr, self._alignment.missing()))
+            waits.append(f"the marker of epoch {self._alignment.pending} from {missing}")
+        live = [repr(inlet) for inlet in self._all_inlets() if not inlet.ended]
+        if live:
+            waits.append("input or the end from " + ", ".join(live))
+        if self._is_polled and not self.ended:
+            waits.append("a frame, because poll() returned False without wake_after()")
+        ended = "has ended and " if self.ended else ""
+        return f"{who} {ended}waits for " + " and ".join(waits or ["nothing"])
+
+    def outbox(self) -> Outbox:
+        """The sending side, for checks and reports."""
+        return self._outbox
+
+    def accounts(self) -> dict[tuple[int, int], ReceiveAccount]:
+        """(channel, sending copy's index) -> credit account, for checks and reports."""
+        return {(i.channel, i.sender): i.account for i in self._all_inlets()}
+
+    # --- one unit of work --------------------------------------------------------------------
+
+    def _work(self) -> bool:
+        if not self._opened:
+            self._open()
+            return True
+        outbox = self._outbox
+        if outbox.closed_count:
+            if self._feedback_inbox and outbox.closed_count == outbox.closed_feedback_count:
+                self._process(*self._feedback_inbox.popleft())
+                return True
+            return False
+        if self._triggers:
+            self._on_trigger(self._triggers.popleft())
+            return True
+        if self._feedback_inbox:
+            # In turns, so that neither the cycle nor the outside starves.
+            self._feedback_turn = not self._feedback_turn
+            if self._feedback_turn or not self._inbox:
+                self._process(*self._feedback_inbox.popleft())
+                return True
+        if self._inbox:
+            self._process(*self._inbox.popleft())
+            return True
+        if self._is_polled:
+            return self._poll()
+        return False
+
+    def _open(self) -> None:
+        self._opened = True
+        self.member.open(self.context)
+        if self._restore is not None:
+            self._hook = "restore"
+            self.member.restore(self._restore[0])
+            self._restore = None
+
+    def _process(self, inlet: Inlet, frame: Frame) -> None:
+        if self._alignment.passed and inlet in self._alignment.passed:
+            self._held.append((inlet, frame))
+        elif type(frame) is Data:
+            rows, nbytes = frame.rows, frame.nbytes
+            if frame.epoch != self._alignment.epoch:
+                self._refuse(inlet, frame)
+            self._hook = "on_batch"
+            value, frame.value = frame.value, None  # the frame must not keep the buffers alive
+            self.member.on_batch(inlet.port, value, frame.meta, inlet.sender)
+            if nbytes:
+                self._rows_in += rows
+                self._bytes_in += nbytes
+                self._batches_in += 1
+                self._return_credit(inlet, rows, nbytes)
+        elif type(frame) is End:
+            self._on_end(inlet)
+        elif type(frame) is Marker:
+            self._on_marker(inlet, frame.epoch)
+
+    def _poll(self) -> bool:
+        wake = self._wake
+        if not self._poll_due and (wake is None or self._clock() < wake):
+            return False
+        self._wake = None
+        self._hook = "poll"
+        again = bool(self.member.poll())
+        self._poll_due = again
+        context = self.context
+        if not again and context.wake_seconds is not None:
+            self._wake = self._clock() + context.wake_seconds
+            context.wake_seconds = None
+        return again or context.finished
+
+    def _return_credit(self, inlet: Inlet, rows: int, nbytes: int) -> None:
+        due = inlet.account.on_consumed(rows, nbytes)
+        if due is not None:
+            credit = Credit(inlet.channel, self.plan.index, due[0], due[1])
+            self._transport.send(inlet.copy, credit, None)
+
+    # --- ends --------------------------------------------------------------------------------
+
+    def _on_end(self, inlet: Inlet) -> None:
+        self._open_inlets -= 1
+        self._open_senders[inlet.port] -= 1
+        if self._alignment.on_end(inlet):
+            self._complete_epoch()
+        if self._open_senders[inlet.port] == 0:
+            self._hook = "on_end"
+            self.member.on_end(inlet.port)
+        if self._open_inlets == 0 and not self.context.finished:
+            self._hook = "on_all_ended"
+            self.member.on_all_ended()
+            self.context.finished = True
+
+    def _end(self) -> None:
+        # The ends follow the close: if it raises, no receiver takes the stream for complete.
+        self._outbox.sealed = True
+        self._hook = "close"
+        self.result = self.member.close()
+        self.ended = True
+        self._outbox.send_ends()
+        for queue in (self._held, self._feedback_inbox, self._inbox):
+            while queue:
+                self._discard(*queue.popleft())
+
+    def _discard(self, inlet: Inlet, frame: Frame) -> None:
+        if type(frame) is Data and frame.nbytes:
+            self._return_credit(inlet, frame.rows, frame.nbytes)
+        elif type(frame) is End:
+            self._open_inlets -= 1
+
+    # --- epochs ------------------------------------------------------------------------------
+
+    def _on_trigger(self, epoch: int) -> None:
+        if self.plan.inputs or epoch <= self._alignment.epoch:
+            raise ProtocolError(
+                f"expected a trigger of an epoch > {self._alignment.epoch} at a copy without "
+                f"inputs, found epoch {epoch} at {self._outbox.owner}"
+            )
+        self._alignment.pending = epoch
+        self._complete_epoch()
+
+    def _on_marker(self, inlet: Inlet, epoch: int) -> None:
+        if self._has_cycle:
+            raise ProtocolError(
+                f"expected no epochs on a cycle, found a marker of epoch {epoch} at "
+                f"{self._outbox.owner}; end the cycle's work before a checkpoint"
+            )
+        if self._alignment.on_marker(inlet, epoch):
+            self._complete_epoch()
+
+    def _complete_epoch(self) -> None:
+        epoch = self._alignment.advance()
+        self._hook = "snapshot"
+        state = self.member.snapshot()
+        if self._on_snapshot is not None:
+            self._on_snapshot(epoch, state)
+        self._outbox.send_markers(epoch)
+        self._inbox.extendleft(reversed(self._held))
+        self._held.clear()
+
+    # --- helpers -----------------------------------------------------------------------------
+
+    def _all_inlets(self) -> list[Inlet]:
+        return [inlet for senders in self._inlets.values() for inlet in senders.values()]
+
+    def _refuse(self, inlet: Inlet, frame: Frame) -> None:
+        raise ProtocolError(
+            f"{self._outbox.owner}, {inlet!r}: expected "
+            f"{'nothing after the end' if inlet.ended else f'seq {inlet.seq}'} in epoch "
+            f"{self._alignment.epoch}, found {frame!r}"
+        )

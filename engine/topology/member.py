@@ -1,0 +1,188 @@
+"""What a user writes: a `Member`, and the `MemberContext` through which it speaks.
+
+A copy of a member is single-threaded; its methods are called one at a time, in this order::
+
+    __init__ -> open -> [restore] -> (on_batch | on_end | poll | snapshot)* -> on_all_ended -> close
+
+An exception from any of them stops the whole topology; `handle.wait()` raises it as `TaskError`
+with the name of the member and the copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from engine.topology.errors import TopologyError, expected
+
+if TYPE_CHECKING:
+    from engine.topology.outbox import Outbox, Output
+    from engine.topology.plan import MemberPlan
+
+__all__ = ["Member", "MemberContext"]
+
+
+class Member:
+    """Base class of the members of a topology; override what is needed.
+
+    A member without inputs is a source and must override `poll`. A member with inputs ends by
+    itself when all of them have ended (`on_end` of the last port, then `on_all_ended`), or
+    earlier by `ctx.finish()`. A channel from a member to itself never ends by itself, so such a
+    member has to call `ctx.finish()`.
+    """
+
+    def open(self, ctx: MemberContext) -> None:
+        """Called once before anything else; keep `ctx`. May already emit."""
+
+    def poll(self) -> bool:
+        """Called again and again while no input waits and every output channel has credit.
+
+        Returns:
+            True to be called again at once; False when there is nothing to do right now: then
+            the next call comes after `ctx.wake_after(seconds)` or the next frame.
+        """
+        return False
+
+    def on_batch(self, port: str, value: Any, meta: Any, sender: int) -> None:
+        """One item.
+
+        Args:
+            port: of the channel it came by (default: the name of the sending member).
+            value: a `pyarrow.RecordBatch`, any other value, or None when only `meta` came.
+                Read-only: other copies may see the same object.
+            meta: what the sender gave along.
+            sender: index of the sending copy.
+        """
+
+    def on_end(self, port: str) -> None:
+        """Every sender of `port` has ended. May emit."""
+
+    def on_all_ended(self) -> None:
+        """Every input has ended: the last chance to emit before the member ends."""
+
+    def close(self) -> Any:
+        """The last call; its value is the result of this copy. May not emit.
+
+        Not called when the topology fails or is stopped, so that a sink does not commit then.
+        """
+        return None
+
+    def snapshot(self) -> Any:
+        """The state at an epoch's end; must not share what the member goes on to change."""
+        return None
+
+    def restore(self, state: Any) -> None:
+        """Take over what `snapshot` returned; called after `open`."""
+
+
+class MemberContext:
+    """A member's window to the topology.
+
+    Attributes:
+        name: of the member.
+        index: of this copy, 0 <= index < parallelism.
+        parallelism: number of copies.
+        inputs: port -> number of sending copies.
+        outputs: channel name -> number of receiving copies.
+        counters: what `count` has added up.
+    """
+
+    __slots__ = (
+        "_is_polled",
+        "_outbox",
+        "_outputs",
+        "counters",
+        "finished",
+        "index",
+        "inputs",
+        "name",
+        "outputs",
+        "parallelism",
+        "wake_seconds",
+    )
+
+    def __init__(
+        self, plan: MemberPlan, inputs: Mapping[str, int], is_polled: bool, outbox: Outbox
+    ) -> None:
+        self.name = plan.name
+        self.index = plan.index
+        self.parallelism = plan.parallelism
+        self._is_polled = is_polled
+        self.inputs = inputs
+        self.outputs: Mapping[str, int] = {o.name: o.receivers for o in outbox.outputs}
+        self.counters: dict[str, int] = {}
+        self.finished = False
+        self.wake_seconds: float | None = None
+        self._outbox = outbox
+        self._outputs = outbox.outputs
+
+    def emit(self, value: Any, meta: Any = None, *, channel: str | None = None) -> None:
+        """Send an item to every outgoing channel, or to the named one, by its partitioning.
+
+        `meta` goes with every part; a receiver that gets no part of the value gets the meta
+        alone (value None) if it is not None. Never blocks: what exceeds the credit waits here,
+        and the member is given no more input until it is gone.
+
+        Raises:
+            TopologyError: both are None, the channel is unknown, or the member has ended.
+        """
+        if value is None and meta is None:
+            raise expected("a value or a meta to emit", "neither", "emit something")
+        if channel is None:
+            for output in self._outputs:
+                output.emit(value, meta)
+        else:
+            self._output(channel).emit(value, meta)
+
+    def send(self, channel: str, receiver_index: int, value: Any = None, meta: Any = None) -> None:
+        """Send an item to one copy of the receiver, whatever the partitioning.
+
+        Raises:
+            TopologyError: unknown channel, no such receiver (a forward channel has only the copy
+                of the same index), or the member has ended.
+        """
+        self._output(channel).send(receiver_index, value, meta)
+
+    def announce(self, meta: Any) -> None:
+        """Send `meta` alone to every receiver of every outgoing channel; uses no credit.
+
+        Raises:
+            TopologyError: `meta` is None, or the member has ended.
+        """
+        if meta is None:
+            raise expected("a meta to announce", "None", "announce something")
+        for output in self._outputs:
+            output.emit(None, meta)
+
+    def finish(self) -> None:
+        """End this copy after the current call; what still comes in is thrown away."""
+        self.finished = True
+
+    def wake_after(self, seconds: float) -> None:
+        """Have `poll` called in `seconds` from the end of this call; the last one counts.
+
+        Raises:
+            TopologyError: seconds is negative or no number, or the member has no `poll`.
+        """
+        if not self._is_polled:
+            raise expected(f"a poll() in member '{self.name}'", "none", "override it to be woken")
+        if not seconds >= 0:
+            raise expected("seconds >= 0", seconds, "use 0 for at once")
+        self.wake_seconds = float(seconds)
+
+    def can_emit(self) -> bool:
+        """Whether every outgoing channel has credit for one more item to every receiver."""
+        return self._outbox.closed_count == 0
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Add `n` to a counter shown in `handle.statistics()`."""
+        self.counters[name] = self.counters.get(name, 0) + n
+
+    def _output(self, channel: str) -> Output:
+        output = self._outbox.by_name.get(channel)
+        if output is None:
+            raise TopologyError(
+                f"expected an outgoing channel of member '{self.name}', found '{channel}'; "
+                f"its channels are {sorted(self.outputs)}"
+            )
+        return output

@@ -1,0 +1,46 @@
+"""Connects topologies to the store: shared arrays, and references among members' arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.core.messages import Value
+from engine.runtime import client
+from engine.store.refs import ObjectRef
+
+__all__ = ["allocate", "attach", "resolve"]
+
+
+def allocate(nbytes: int) -> tuple[memoryview, Any]:
+    """Zeroed memory and its token: an `ObjectRef`, or None (private) where no engine runs."""
+    home = client.current()
+    if home is None:
+        return np.zeros(nbytes, dtype=np.uint8).data, None
+    block = home.values.allocate(nbytes)
+    object_id = home.ids.new()
+    with home.lock:
+        home.owner.objects.add(object_id, Value(block=block))
+    ref: ObjectRef[Any] = ObjectRef(object_id)
+    view = home.values.view_block(block, ref)
+    np.frombuffer(view, np.uint8)[:] = 0  # a block has whatever lay there before
+    return view, ref
+
+
+def attach(token: ObjectRef[Any]) -> memoryview:
+    """The memory behind a token, writable, in any process of the host."""
+    home = client.current()
+    assert home is not None, "a token can only have come through the engine"
+    value = home.locate(token)
+    assert value.block is not None
+    return home.values.view_block(value.block, token)
+
+
+def resolve(argument: Any) -> Any:
+    """The value of a reference; anything else as it is."""
+    if type(argument) is not ObjectRef:
+        return argument
+    home = client.current()
+    assert home is not None, "a reference can only have come from the engine"
+    return home.get((argument,), None)[0]

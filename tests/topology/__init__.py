@@ -1,0 +1,1 @@
+"""Tests of `engine.topology` and of the credits below it."""

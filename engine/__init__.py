@@ -30,12 +30,14 @@ from engine.api import (
     wait,
 )
 from engine.context import get_runtime_context
+from engine.generators import ObjectRefGenerator
 from engine.session import init, is_initialized, shutdown
 from engine.store.refs import ObjectRef
 
 __all__ = [
     "ActorHandle",
     "ObjectRef",
+    "ObjectRefGenerator",
     "available_resources",
     "cancel",
     "cluster_resources",

@@ -7,14 +7,16 @@ from typing import Any
 
 from engine.core.callers import ActorClient
 from engine.core.dispatch import Task
-from engine.core.messages import ActorCall, CreateActor, KillActor, Value
+from engine.core.messages import STREAMING, ActorCall, CreateActor, KillActor, Value
 from engine.exceptions import ActorUnschedulableError
 from engine.functions import check_feasible, export, placement_of
-from engine.options import ACTOR, METHOD, check_options, resources_of
+from engine.generators import ObjectRefGenerator
+from engine.options import ACTOR, METHOD, check_options, resources_of, returns_of, window_of
 from engine.runtime.arguments import attach_arguments
 from engine.runtime.client import Runtime
 from engine.session import runtime
 from engine.signatures import SignatureCheck
+from engine.store import codec
 from engine.store.refs import ObjectRef, adopt
 
 __all__ = ["ActorClass", "ActorHandle", "ActorMethod", "find_actor", "method"]
@@ -61,7 +63,10 @@ class ActorClass:
                 continue
             static = isinstance(inspect.getattr_static(cls, name), staticmethod | classmethod)
             check = SignatureCheck(member, f"{cls.__name__}.{name}", skip_self=not static)
-            self._methods[name] = _Method(check, getattr(member, "__engine_options__", {}))
+            given = getattr(member, "__engine_options__", {})
+            if returns_of(given, member) == STREAMING:
+                given = {"num_returns": "streaming", **given}
+            self._methods[name] = _Method(check, given)
         self._home: Runtime | None = None
         self._key = self._blob = b""
 
@@ -92,9 +97,6 @@ class ActorClass:
             self._home = home
         actor_id = home.ids.new()
         namespace = options.get("namespace") or home.info["namespace"]
-        existing = self._claim_name(home, namespace, actor_id)
-        if existing is not None:
-            return existing
         group, bundle = placement_of(options)
         facts = {
             "class": self.__name__,
@@ -108,12 +110,14 @@ class ActorClass:
             "lifetime": options.get("lifetime"),
             "max_task_retries": options.get("max_task_retries", 0),
         }
+        if facts["name"]:  # handles found by name elsewhere must know the methods too
+            facts["methods"] = codec.encode(self._methods).data
         create = CreateActor(actor_id, self._key, self._blob, b"", facts)
         task = Task(create, f"{self.__name__}.__init__", [], 0, None)
         attach_arguments(home, task, args, kwargs)
-        if facts["name"]:
-            # Handles found by name elsewhere must know the methods too.
-            facts["methods"] = _encode_methods(self._methods)
+        existing = self._claim_name(home, namespace, actor_id)
+        if existing is not None:
+            return existing
         with home.lock:
             entry = home.owner.objects.add(actor_id, Value())
             entry.keep = task.keep
@@ -144,12 +148,6 @@ class ActorClass:
 
     def __repr__(self) -> str:
         return f"ActorClass({self.__name__})"
-
-
-def _encode_methods(methods: dict[str, _Method]) -> bytes:
-    from engine.store import codec
-
-    return codec.encode(methods).data
 
 
 class ActorHandle:
@@ -228,9 +226,9 @@ class ActorMethod:
         home = runtime()
         handle, options = self._handle, self._options
         client = handle._client
-        returns = options.get("num_returns", 1) if options else 1
+        returns = returns_of(options, None) if options else 1
         call = ActorCall(home.ids.new(), client.id, self._name, b"", 0, returns)
-        if returns == 1:
+        if returns in (1, STREAMING):
             ids = [call.id]
         else:
             ids = [call.id, *(home.ids.new() for _ in range(returns - 1))][:returns]
@@ -242,6 +240,9 @@ class ActorMethod:
         task.keep = handle._actor_ref  # a pending call keeps the actor alive
         if args or kwargs:
             attach_arguments(home, task, args, kwargs)
+        if returns == STREAMING:
+            call.window = window_of(options)
+            return ObjectRefGenerator(home, home.submit_stream(task, call.window, client))
         home.submit_call(client, task)
         if returns == 1:
             return ObjectRef(call.id)
@@ -260,8 +261,6 @@ def _rebuild(
 
 def find_actor(name: str, namespace: str | None) -> ActorHandle:
     """The handle of a named actor; ValueError when there is none."""
-    from engine.store import codec
-
     home = runtime()
     space = namespace or home.info["namespace"]
     found = home.ask("find_actor", namespace=space, name=name)

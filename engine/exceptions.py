@@ -17,6 +17,7 @@
     ├── OutOfMemoryError
     ├── PendingCallsLimitExceeded
     ├── TaskUnschedulableError, ActorUnschedulableError
+    ├── TaskPlacementGroupRemoved, ActorPlacementGroupRemoved
     ├── SerializationError (+TypeError)
     ├── GetTimeoutError (+TimeoutError)
     ├── ActorAlreadyExistsError (+ValueError), ActorHandleNotFoundError (+ValueError)
@@ -35,6 +36,7 @@ __all__ = [
     "ActorDiedError",
     "ActorError",
     "ActorHandleNotFoundError",
+    "ActorPlacementGroupRemoved",
     "ActorUnavailableError",
     "ActorUnschedulableError",
     "EngineError",
@@ -50,6 +52,7 @@ __all__ = [
     "SerializationError",
     "TaskCancelledError",
     "TaskError",
+    "TaskPlacementGroupRemoved",
     "TaskUnschedulableError",
     "WorkerCrashedError",
 ]
@@ -192,6 +195,14 @@ class TaskUnschedulableError(EngineError):
 
 class ActorUnschedulableError(EngineError):
     """No node can ever satisfy what the actor asks for."""
+
+
+class TaskPlacementGroupRemoved(EngineError):
+    """The placement group in which the task was to run was removed."""
+
+
+class ActorPlacementGroupRemoved(EngineError):
+    """The placement group in which the actor was to run was removed."""
 
 
 class SerializationError(EngineError, TypeError):

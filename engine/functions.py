@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from engine.core.dispatch import Shape, Task
-from engine.core.messages import Call
+from engine.core.messages import STREAMING, Call
 from engine.exceptions import TaskUnschedulableError
-from engine.options import TASK, check_options, resources_of
+from engine.generators import ObjectRefGenerator
+from engine.options import TASK, check_options, resources_of, returns_of, window_of
 from engine.runtime.arguments import attach_arguments
 from engine.runtime.client import Runtime
 from engine.session import runtime
@@ -66,16 +67,12 @@ class RemoteFunction:
                 f"{function.__qualname__} is a coroutine function; coroutines run in actors "
                 "only. Make it a method of an actor class, or a plain function."
             )
-        if inspect.isgeneratorfunction(function):
-            raise TypeError(
-                f"{function.__qualname__} is a generator function; return a list, or yield from "
-                "an actor method call by call."
-            )
         functools.update_wrapper(self, function)
         self._function = function
         self._options = check_options(TASK, options)
         self._name: str = self._options.get("name") or function.__qualname__
-        self._returns: int = self._options.get("num_returns", 1)
+        self._returns = returns_of(self._options, function)
+        self._window = window_of(self._options)
         self._retries: int = self._options.get("max_retries", _DEFAULT_RETRIES)
         self._retry_exceptions = self._options.get("retry_exceptions", False)
         self._check = SignatureCheck(function, function.__qualname__)
@@ -96,15 +93,18 @@ class RemoteFunction:
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Submit a task.
 
-        Returns one ObjectRef; a list of them for num_returns > 1, None for num_returns=0. Raises
-        TypeError when the arguments do not fit the signature or cannot be pickled. Blocks while
-        this process has its full budget of calls in flight.
+        Returns one ObjectRef; a list of them for num_returns > 1, None for num_returns=0, an
+        ObjectRefGenerator for a generator function (or num_returns="streaming"). Raises TypeError
+        when the arguments do not fit the signature or cannot be pickled. Blocks while this process
+        has its full budget of calls in flight.
         """
         self._check.check(args, kwargs)
         home = runtime()
         if home is not self._home:
             self._bind(home)
         call = Call(home.ids.new(), self._key, b"", self._returns)
+        if self._returns == STREAMING:
+            return self._stream(home, call, args, kwargs)
         shape = self._shape
         if self._returns == 1:
             task = Task(call, self._name, [call.id], self._retries, shape)
@@ -119,6 +119,12 @@ class RemoteFunction:
         if self._returns == 1:
             return ObjectRef(call.id)
         return [ObjectRef(one) for one in task.returns] if self._returns else None
+
+    def _stream(self, home: Runtime, call: Call, args: Any, kwargs: Any) -> ObjectRefGenerator:
+        call.window = self._window
+        task = Task(call, self._name, [call.id], self._retries, self._shape)
+        attach_arguments(home, task, args, kwargs)
+        return ObjectRefGenerator(home, home.submit_stream(task, self._window, None))
 
     def _bind(self, home: Runtime) -> None:
         resources = resources_of(self._options, 1.0)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["ACTOR", "METHOD", "TASK", "check_options", "resources_of"]
+from engine.core.messages import STREAMING
+
+__all__ = ["ACTOR", "METHOD", "TASK", "check_options", "resources_of", "returns_of", "window_of"]
 
 TASK, ACTOR, METHOD = "task", "actor", "method"
+# Items a generator may be ahead of its consumer: covers a round trip, bounds memory.
+_WINDOW = 100
 
 
 def _number(low: float, *, integer: bool = False, minus_one: bool = False) -> Callable[[Any], str]:
@@ -65,6 +70,13 @@ def _strategy(value: Any) -> str:
     return "'DEFAULT', 'SPREAD' or a PlacementGroupSchedulingStrategy"
 
 
+def _returns(value: Any) -> str:
+    if value == "streaming":
+        return ""
+    problem = _number(0, integer=True)(value)
+    return problem and problem + ', or "streaming" for a generator'
+
+
 _BOTH = {TASK, ACTOR}
 _TABLE: dict[str, tuple[set[str], Callable[[Any], str]]] = {
     "num_cpus": (_BOTH, _number(0)),
@@ -72,7 +84,11 @@ _TABLE: dict[str, tuple[set[str], Callable[[Any], str]]] = {
     "memory": (_BOTH, _number(0)),
     "resources": (_BOTH, _amounts),
     "name": ({TASK, ACTOR, METHOD}, _text),
-    "num_returns": ({TASK, METHOD}, _number(0, integer=True)),
+    "num_returns": ({TASK, METHOD}, _returns),
+    "_generator_backpressure_num_objects": (
+        {TASK, METHOD},
+        _number(1, integer=True, minus_one=True),
+    ),
     "max_retries": ({TASK}, _number(0, integer=True, minus_one=True)),
     "retry_exceptions": ({TASK, METHOD}, _exceptions),
     "scheduling_strategy": (_BOTH, _strategy),
@@ -119,3 +135,18 @@ def resources_of(options: Mapping[str, Any], default_cpus: float) -> dict[str, f
         amounts["memory"] = options["memory"]
     amounts.update(options.get("resources", {}))
     return {name: float(amount) for name, amount in amounts.items() if amount}
+
+
+def returns_of(options: Mapping[str, Any], function: Any) -> int:
+    """How many values a call returns; STREAMING for a generator."""
+    wanted = options.get("num_returns")
+    if wanted is None:
+        generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        return STREAMING if generator else 1
+    return STREAMING if wanted == "streaming" else int(wanted)
+
+
+def window_of(options: Mapping[str, Any]) -> int:
+    """How many items of a generator may be unconsumed; 0 for any number."""
+    window: int = options.get("_generator_backpressure_num_objects", _WINDOW)
+    return 0 if window == -1 else window

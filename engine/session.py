@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.config import Config
-from engine.exceptions import EngineError
+from engine.exceptions import NodeDiedError
 from engine.runtime import client, driver
 from engine.runtime.client import Runtime
 
@@ -139,7 +139,7 @@ def runtime() -> Runtime:
         home = client._current
         assert home is not None
     if not home.node_alive:
-        raise EngineError(
+        raise NodeDiedError(
             "the node process of this engine is gone; call engine.shutdown() and engine.init()"
         )
     return home

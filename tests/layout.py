@@ -21,7 +21,7 @@ PROGRAMS = ("benchmarks", "examples")
 # Bottom to top. A module belongs to the row with the longest prefix of its name and may import
 # its own row and those above it in this list (that is: lower layers).
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("foundation", ("engine.exceptions", "engine.config", "engine.options")),
+    ("foundation", ("engine.exceptions", "engine.config")),
     ("core", ("engine.core",)),
     ("edges", ("engine.store", "engine.wire")),
     ("runtime", ("engine.runtime",)),
@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "calls",
         (
             *("engine.session", "engine.signatures", "engine.functions", "engine.actor"),
-            *("engine.api", "engine.context"),
+            *("engine.api", "engine.context", "engine.generators", "engine.state"),
         ),
     ),
     ("topology", ("engine.topology",)),

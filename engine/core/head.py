@@ -7,6 +7,7 @@ has asked about an actor. It is not on the path of a call. Pure: effects leave t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from engine.core.ids import owner_of, short
@@ -142,6 +143,15 @@ class HeadMachine:
             if owner_of(record.create.id) == process and not detached:
                 self.kill(record.create.id, True, f"its creator (pid {pid}) {cause}")
 
+        self._release_names(
+            lambda named: owner_of(named) == process and named not in self.actors
+        )
+
+    def _release_names(self, which: Callable[[bytes], bool]) -> None:
+        """Give up names that were reserved for actors which will never come."""
+        for key in [key for key, actor in self.names.items() if which(actor)]:
+            del self.names[key]
+
     def _actor_process_died(self, record: ActorRecord, pid: int, cause: str) -> None:
         if record.state == "dead":
             return
@@ -173,7 +183,10 @@ class HeadMachine:
     def kill(self, actor: bytes, no_restart: bool, cause: str) -> None:
         """End an actor at once."""
         record = self.actors.get(actor)
-        if record is None or record.state == "dead":
+        if record is None:
+            self._release_names(lambda named: named == actor)
+            return
+        if record.state == "dead":
             return
         if no_restart:
             record.restarts_left = 0

@@ -15,6 +15,7 @@ __all__ = [
     "ERROR_NONE",
     "ERROR_SYSTEM",
     "ERROR_USER",
+    "STREAMING",
     "ActorCall",
     "ActorChanged",
     "AddBorrower",
@@ -24,8 +25,10 @@ __all__ = [
     "BorrowAck",
     "Call",
     "Cancel",
+    "CancelRequest",
     "ChannelFrame",
     "Connect",
+    "Consumed",
     "CreateActor",
     "Define",
     "Done",
@@ -37,6 +40,7 @@ __all__ = [
     "Forked",
     "FreeBlock",
     "Hello",
+    "Item",
     "KillActor",
     "KillWorker",
     "LeaseGrant",
@@ -63,6 +67,7 @@ __all__ = [
 ]
 
 ERROR_NONE, ERROR_USER, ERROR_SYSTEM = 0, 1, 2
+STREAMING = -1
 
 
 class Block(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -119,7 +124,8 @@ class Call(msgspec.Struct, array_like=True, gc=False, tag=2):
     """Run a function.
 
     `args` is the pickled (args, kwargs), or `large` is the object that holds it. `deps` are the
-    values of the references among the arguments, in the order of their slots.
+    values of the references among the arguments, in the order of their slots. `returns` is
+    STREAMING for a generator, of which `window` items may be unconsumed (0: any number).
     """
 
     id: bytes
@@ -129,6 +135,7 @@ class Call(msgspec.Struct, array_like=True, gc=False, tag=2):
     buffers: list[bytes] | None = None
     deps: list[ObjectValue] | None = None
     large: ObjectValue | None = None
+    window: int = 0
 
 
 class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
@@ -143,6 +150,7 @@ class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
     buffers: list[bytes] | None = None
     deps: list[ObjectValue] | None = None
     large: ObjectValue | None = None
+    window: int = 0
 
 
 class Done(msgspec.Struct, array_like=True, gc=False, tag=4):
@@ -186,6 +194,28 @@ class Settled(msgspec.Struct, array_like=True, gc=False, tag=9):
     id: bytes
 
 
+class Item(msgspec.Struct, array_like=True, gc=False, tag=10):
+    """Item `index` of generator call `id`."""
+
+    id: bytes
+    index: int
+    value: Value
+
+
+class Consumed(msgspec.Struct, array_like=True, gc=False, tag=11):
+    """The caller has taken so many items of generator call `id` in all."""
+
+    id: bytes
+    count: int
+
+
+class CancelRequest(msgspec.Struct, array_like=True, gc=False, tag=12):
+    """From a borrower to the owner of `id`: cancel the call that makes it."""
+
+    id: bytes
+    force: bool = False
+
+
 # --------------------------------------------------------------------- references
 
 
@@ -203,9 +233,10 @@ class BorrowAck(msgspec.Struct, array_like=True, gc=False, tag=21):
 
 
 class DropBorrower(msgspec.Struct, array_like=True, gc=False, tag=22):
-    """To the owner: this process no longer holds `id`."""
+    """To the owner: this process no longer holds `id`; takes `count` registrations back."""
 
     id: bytes
+    count: int = 1
 
 
 class Fetch(msgspec.Struct, array_like=True, gc=False, tag=23):
@@ -429,7 +460,10 @@ Message = (
     | Recall
     | Returned
     | Cancel
+    | CancelRequest
     | Settled
+    | Item
+    | Consumed
     | AddBorrower
     | BorrowAck
     | DropBorrower

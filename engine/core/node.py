@@ -38,6 +38,12 @@ class NodeEdge(Protocol):
     def placed(self, actor: bytes, worker: bytes) -> None:
         """An actor demand was met by this worker."""
 
+    def group_placed(self, group: bytes) -> None:
+        """All bundles of a placement group are reserved."""
+
+    def kill(self, process: bytes, cause: str) -> None:
+        """Kill a worker at once."""
+
 
 class Worker:
     """A worker process. `use` says what for: "" (idle), "lease" or "actor"."""
@@ -93,6 +99,7 @@ class NodeMachine:
         self.bundles: dict[bytes, list[Pool]] = {}  # placement group -> pools
         self._config = config
         self._edge = edge
+        self._groups_waiting: dict[bytes, list[dict[str, int]]] = {}
         self._idle: list[Worker] = []
         self._demands: dict[tuple[bytes, bytes], Demand] = {}
         self.starting = 0
@@ -127,8 +134,46 @@ class NodeMachine:
         """The actor is dead before it was placed."""
         self._demands.pop((b"", actor), None)
 
+    # ------------------------------------------------------------------ placement groups
+
+    def want_group(self, group: bytes, bundles: list[dict[str, float]], now: float) -> bool:
+        """Reserve all bundles, now or when they are free; False when this node never can.
+
+        One node: every strategy but STRICT_SPREAD packs here (the caller refuses that one).
+        """
+        wanted = [to_units(bundle) for bundle in bundles]
+        if not fits(_sum(wanted), self.pool.total):
+            return False
+        self._groups_waiting[group] = wanted
+        self.schedule(now)
+        return True
+
+    def _place_groups(self) -> None:
+        for group, wanted in list(self._groups_waiting.items()):
+            whole = _sum(wanted)
+            if not fits(whole, self.pool.free):
+                return  # in order: a large group must not starve behind small ones
+            del self._groups_waiting[group]
+            self.pool.take(whole)
+            self.bundles[group] = [Pool(bundle) for bundle in wanted]
+            self._edge.group_placed(group)
+
+    def remove_group(self, group: bytes, now: float) -> None:
+        """Give the bundles back and end what runs in them. Removing twice is no error."""
+        self._groups_waiting.pop(group, None)
+        pools = self.bundles.pop(group, None)
+        if pools is None:
+            return
+        for worker in self.workers.values():
+            if worker.pool is not None and any(worker.pool is pool for pool in pools):
+                self._edge.kill(worker.process, "was killed: its placement group was removed")
+        self.pool.give(_sum([pool.total for pool in pools]))
+        self.schedule(now)
+
     def schedule(self, now: float) -> None:
         """Meet demands in turn, as far as resources and workers go."""
+        if self._groups_waiting:
+            self._place_groups()
         needed = 0
         limit = self.starting + _START_LIMIT
         turn = deque((key, demand, demand.wanted) for key, demand in self._demands.items())
@@ -298,3 +343,11 @@ class NodeMachine:
             {"owner": demand.owner.hex(), "wanted": demand.wanted, "actor": demand.actor.hex()}
             for demand in self._demands.values()
         ]
+
+
+def _sum(bundles: list[dict[str, int]]) -> dict[str, int]:
+    whole: dict[str, int] = {}
+    for bundle in bundles:
+        for name, amount in bundle.items():
+            whole[name] = whole.get(name, 0) + amount
+    return whole

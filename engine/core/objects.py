@@ -21,6 +21,7 @@ from typing import Any
 
 from engine.core.ids import owner_of
 from engine.core.messages import (
+    ERROR_NONE,
     AddBorrower,
     Block,
     BorrowAck,
@@ -37,12 +38,16 @@ __all__ = ["Entry", "ObjectTable"]
 class Entry:
     """One object as this process knows it. `value` is None while it is pending."""
 
-    __slots__ = ("borrowers", "fetching", "keep", "local", "task", "value", "waiters")
+    __slots__ = (
+        *("borrowers", "fetching", "keep", "local", "registered", "task", "value", "waiters"),
+    )
 
     def __init__(self, local: int, value: Value | None = None) -> None:
         self.value = value
         self.local = local
-        self.borrowers: set[bytes] | None = None
+        # Registrations by process: a borrower may register (or be lent the object) several times.
+        self.borrowers: dict[bytes, int] | None = None
+        self.registered = 0  # how often we are registered with the owner, if that is not us
         self.waiters: list[Callable[[Value], None]] | None = None
         self.keep: Any = None  # references that the value contains, held while it lives
         self.fetching = False
@@ -62,9 +67,10 @@ class ObjectTable:
         self.me = me
         self.entries: dict[bytes, Entry] = {}
         self._send = send
-        self._free = free
+        self.free = free
         self._make_refs = make_refs
-        self.unsettled: set[bytes] = set()
+        self.errors = 0  # values that were errors, ever: tells a waiter that it is worth a look
+        self.unsettled: dict[bytes, int] = {}  # registrations not yet confirmed, by object
         self._after: list[tuple[set[bytes], bytes, Any]] = []
         # Messages sent when an object of ours is released (an actor's last handle ends the actor).
         self.farewells: dict[bytes, tuple[bytes, Any]] = {}
@@ -81,23 +87,24 @@ class ObjectTable:
     def lend(self, object_id: bytes, value: Value, borrower: bytes) -> None:
         """A value of ours that only `borrower` holds, registered before it hears of it."""
         entry = self.entries[object_id] = Entry(0, value)
-        entry.borrowers = {borrower}
+        entry.borrowers = {borrower: 1}
 
     def lend_again(self, object_id: bytes, borrower: bytes) -> bool:
         """Lend the same value to one more process. False when it is gone already."""
         entry = self.entries.get(object_id)
         if entry is None or entry.borrowers is None:
             return False
-        entry.borrowers.add(borrower)
+        entry.borrowers[borrower] = entry.borrowers.get(borrower, 0) + 1
         return True
 
     def accept_loan(self, object_id: bytes) -> None:
         """We were lent an object: a reference to it now exists here, and its owner knows."""
         entry = self.entries.get(object_id)
         if entry is None:
-            self.entries[object_id] = Entry(1)
+            entry = self.entries[object_id] = Entry(1)
         else:
             entry.local += 1
+        entry.registered += 1
 
     def resolve(self, object_id: bytes, value: Value) -> None:
         """The value of an object has arrived (or its failure). Later ones are dropped.
@@ -108,10 +115,11 @@ class ObjectTable:
         if entry is None or entry.value is not None:
             second = entry is None or entry.value is not value
             if second and value.block is not None and owner_of(object_id) == self.me:
-                self._free(value.block)
+                self.free(value.block)
             return
         entry.value = value
         entry.task = None
+        self.errors += value.error != ERROR_NONE
         if value.contains:
             entry.keep = self._make_refs(value.contains)
         waiters = entry.waiters
@@ -155,7 +163,8 @@ class ObjectTable:
                 "ObjectFreedError", f"object {object_id.hex()} was already released by its owner"
             )
             return
-        self.unsettled.add(object_id)
+        entry.registered = 1
+        self.unsettled[object_id] = self.unsettled.get(object_id, 0) + 1
         self._send(owner, AddBorrower(object_id))
 
     def release(self, object_id: bytes) -> None:
@@ -174,12 +183,12 @@ class ObjectTable:
         owner = owner_of(object_id)
         if owner == self.me:
             if value is not None and value.block is not None:
-                self._free(value.block)
+                self.free(value.block)
             farewell = self.farewells.pop(object_id, None)
             if farewell is not None:
                 self._send(*farewell)
             return
-        message = DropBorrower(object_id)
+        message = DropBorrower(object_id, entry.registered)
         inner = value.contains if value is not None else None
         if inner and self.unsettled and self.after_settled(inner, owner, message):
             return
@@ -212,18 +221,22 @@ class ObjectTable:
         entry = self.entries.get(message.id)
         if entry is not None:
             if entry.borrowers is None:
-                entry.borrowers = set()
-            entry.borrowers.add(peer)
+                entry.borrowers = {}
+            entry.borrowers[peer] = entry.borrowers.get(peer, 0) + 1
         self._send(peer, BorrowAck(message.id, entry is not None))
 
     def on_borrow_ack(self, message: BorrowAck) -> None:
         """The owner has registered us (or no longer has the object)."""
         self._settle(message.id)
-        if not message.known:
+        if not message.known and message.id not in self.unsettled:
             self._lost(message.id, "ObjectFreedError", "was already released by its owner")
 
     def _settle(self, object_id: bytes) -> None:
-        self.unsettled.discard(object_id)
+        left = self.unsettled.get(object_id, 0) - 1
+        if left > 0:  # let go and taken up again meanwhile: the later one counts
+            self.unsettled[object_id] = left
+            return
+        self.unsettled.pop(object_id, None)
         if self._after:
             still = []
             for item in self._after:
@@ -239,7 +252,11 @@ class ObjectTable:
         """A borrower let go."""
         entry = self.entries.get(message.id)
         if entry is not None and entry.borrowers is not None:
-            entry.borrowers.discard(peer)
+            left = entry.borrowers.get(peer, 0) - message.count
+            if left > 0:
+                entry.borrowers[peer] = left
+                return
+            entry.borrowers.pop(peer, None)
             if not entry.borrowers and not entry.local:
                 self._drop(message.id, entry)
 
@@ -264,12 +281,13 @@ class ObjectTable:
         """A process is gone: it borrows nothing any more, and what it owned is lost."""
         for object_id, entry in list(self.entries.items()):
             if entry.borrowers and peer in entry.borrowers:
-                entry.borrowers.discard(peer)
+                del entry.borrowers[peer]
                 if not entry.borrowers and not entry.local:
                     self._drop(object_id, entry)
             elif owner_of(object_id) == peer and entry.value is None:
                 self._lost(object_id, "OwnerDiedError", f"is lost: its owner {cause}")
         for object_id in [one for one in self.unsettled if owner_of(one) == peer]:
+            self.unsettled[object_id] = 1
             self._settle(object_id)
         self._after = [item for item in self._after if item[1] != peer]
 

@@ -13,7 +13,7 @@ from typing import Any
 from engine.config import Config
 from engine.core.callers import ActorClient, Callers
 from engine.core.dispatch import Dispatcher, Task
-from engine.core.ids import owner_of, short
+from engine.core.ids import IdSource, owner_of, short
 from engine.core.messages import (
     ERROR_NONE,
     ActorChanged,
@@ -21,12 +21,15 @@ from engine.core.messages import (
     Block,
     BorrowAck,
     Cancel,
+    CancelRequest,
     CreateActor,
     Done,
     DoneMany,
     DropBorrower,
     Fetch,
     FreeBlock,
+    Item,
+    KillActor,
     LeaseGrant,
     LeaseReclaim,
     ObjectValue,
@@ -37,6 +40,7 @@ from engine.core.messages import (
     encode_failure,
 )
 from engine.core.objects import ObjectTable
+from engine.core.streams import ItemStream, ItemStreams
 
 __all__ = ["Owner"]
 
@@ -51,7 +55,7 @@ class Owner:
 
     def __init__(
         self,
-        me: bytes,
+        ids: IdSource,
         node: bytes,
         config: Config,
         *,
@@ -61,7 +65,7 @@ class Owner:
         definition: Callable[[bytes], bytes],
         retry: Callable[[Task, Value], bool],
     ) -> None:
-        self.me = me
+        self.me = me = ids.process
         self._node = node
         self._config = config
         self._send = send
@@ -70,7 +74,8 @@ class Owner:
         self.objects = ObjectTable(me, send, self._free, make_refs)
         self.dispatch = Dispatcher(node, config, send, definition)
         self.callers = Callers(node, send, self._fail)
-        self._dead: set[bytes] = set()
+        self.streams = ItemStreams(ids, self.objects, send)
+        self._dead: dict[bytes, str] = {}  # processes known to be dead, and why
         self.unfinished = 0
         self.unfinished_bytes = 0
         self._handlers: dict[type, Callable[[bytes, Any, float], None]] = {
@@ -78,7 +83,8 @@ class Owner:
             DoneMany: self._on_done_many,
             LeaseGrant: lambda peer, message, now: self.dispatch.on_grant(message, now),
             LeaseReclaim: lambda peer, message, now: self.dispatch.on_reclaim(message),
-            Cancel: lambda peer, message, now: self.cancel(message.id, message.force),
+            CancelRequest: lambda peer, message, now: self.cancel(message.id, message.force),
+            Item: lambda peer, message, now: self.streams.on_item(peer, message),
             Returned: lambda peer, message, now: self.dispatch.on_returned(peer, message.ids),
             ActorChanged: lambda peer, message, now: self.callers.on_changed(message),
             AddBorrower: lambda peer, message, now: self.objects.on_add_borrower(peer, message),
@@ -111,9 +117,35 @@ class Owner:
         """An actor call, in order of submission."""
         self._register(task)
         task.actor = client
+        self._call(client, task)
+
+    def _call(self, client: ActorClient, task: Task) -> None:
         if task.deps is not None:
             self._wait_for_deps(task, lambda _task: self.callers.advance(client))
+            if task.returns and self._is_over(task):
+                return  # an argument is an error: it has failed already
         self.callers.submit(client, task)
+
+    def _is_over(self, task: Task) -> bool:
+        entry = self.objects.entries.get(task.id)
+        return entry is None or entry.value is not None
+
+    def submit_stream(self, task: Task, window: int, client: ActorClient | None) -> ItemStream:
+        """A generator call; its own object stands for its end."""
+        self._register(task)
+        stream = self.streams.open(task, window)
+        if client is not None:
+            task.actor = client
+            self._call(client, task)
+        elif task.deps is None or not self._wait_for_deps(task, self._start):
+            self.dispatch.enqueue(task)
+        return stream
+
+    def drop_stream(self, task_id: bytes) -> None:
+        """Nobody will take further items of a generator call: it is cancelled."""
+        stream = self.streams.drop(task_id)
+        if stream is not None and not stream.finished:
+            self.cancel(task_id, False)
 
     def create(self, client: ActorClient, task: Task) -> None:
         """An actor: ask the head for it once the constructor's arguments are there."""
@@ -133,7 +165,8 @@ class Owner:
             return
         task: Task | None = entry.task
         if task is None:
-            self._send(owner_of(object_id), Cancel(object_id, force))
+            if owner_of(object_id) != self.me:
+                self._send(owner_of(object_id), CancelRequest(object_id, force))
             return
         if task.worker:
             task.retries = 0
@@ -176,6 +209,7 @@ class Owner:
         """All values are there. False when one is an error, which becomes the task's own."""
         entries = self.objects.entries
         values = []
+        inline = 0
         for object_id in task.deps or ():
             value = entries[object_id].value
             assert value is not None
@@ -187,6 +221,14 @@ class Owner:
                     self.callers.advance(client)
                 return False
             values.append(ObjectValue(object_id, value))
+            inline += len(value.data)
+        if inline > self._config.frame_bytes_max // 2:
+            text = (
+                f"the arguments of {task.name} are {inline:,} bytes of small values, more than one "
+                "call can carry. Put them into one array or table and pass that."
+            )
+            self._fail(task, encode_failure("ObjectStoreFullError", text))
+            return False
         task.call.deps = values
         return True
 
@@ -256,6 +298,7 @@ class Owner:
         self._close(task)
         if type(task.call) is CreateActor:
             cause = "an argument of its constructor is an error"
+            self._send(self._node, KillActor(task.id, True, False, cause))
             self.callers.on_changed(ActorChanged(task.id, "dead", cause=cause, failure=value))
         for object_id in task.returns:
             self.objects.resolve(object_id, value)
@@ -266,7 +309,7 @@ class Owner:
         process = message.process
         if process in self._dead:
             return
-        self._dead.add(process)
+        self._dead[process] = cause = f"(pid {message.pid}) {message.cause}"
         self.callers.on_process_died(process)
         tasks = self.dispatch.on_process_died(process)
         for index, task in enumerate(tasks):
@@ -275,7 +318,11 @@ class Owner:
                 self._charge(task, message)
             else:
                 self.dispatch.enqueue(task)
-        self.objects.on_process_died(process, f"(pid {message.pid}) {message.cause}")
+        self.objects.on_process_died(process, cause)
+
+    def died_before(self, process: bytes) -> None:
+        """Something of a process that is known to be dead came up later."""
+        self.objects.on_process_died(process, self._dead[process])
 
     def _charge(self, task: Task, message: WorkerDied) -> None:
         task.attempts += 1

@@ -83,13 +83,15 @@ class Runtime:
         self.connections: dict[bytes, Connection] = {}
         self._connecting: dict[bytes, list[Any]] = {}
         self.released: deque[bytes] = deque()
+        self.dropped_streams: deque[bytes] = deque()
         self.values = Values(process, config, self.request)
         self.definitions: dict[bytes, bytes] = {}
         self.pinned: list[Any] = []  # references that exported definitions have captured
         self._replies: dict[int, Any] = {}
         self._requests = 0
+        self._promised: dict[int, bytes] = {}  # requests whose reply becomes an object
         self.owner = Owner(
-            process,
+            self.ids,
             node,
             config,
             send=self.send,
@@ -120,13 +122,21 @@ class Runtime:
             self.reactor.send(connection, message, False)
         elif peer == self.id:
             self.reactor.after_turn.append(lambda: self._to_self(message))
-        elif not self.owner.is_dead(peer) and self.node_alive:
+        elif self.owner.is_dead(peer):
+            # Whoever holds something of it must hear of the death, however late it came by it.
+            self.reactor.after_turn.append(lambda: self._died_before(peer))
+            self.reactor.kick()
+        elif self.node_alive:
             waiting = self._connecting.get(peer)
             if waiting is None:
                 self._connecting[peer] = [message]
                 self.reactor.send(self.connections[self.node], Connect(peer), True)
             else:
                 waiting.append(message)
+
+    def _died_before(self, peer: bytes) -> None:
+        with self.lock:
+            self.owner.died_before(peer)
 
     def _to_self(self, message: Any) -> None:
         with self.lock:
@@ -161,7 +171,15 @@ class Runtime:
             fd = connection.take_descriptor()
             self._replies[message.number] = (message.segment, fd, message.size)
         elif kind is Reply:
-            self._replies[message.number] = message
+            promised = self._promised.pop(message.number, None)
+            if promised is None:
+                self._replies[message.number] = message
+            elif message.error:
+                failure = encode_failure(message.result["kind"], message.error)
+                self.owner.objects.resolve(promised, failure)
+            else:
+                value = Value(codec.encode(message.result).data)
+                self.owner.objects.resolve(promised, value)
         elif kind is SegmentDropped:
             self.values.drop_mappings(message.segments)
         else:
@@ -218,6 +236,8 @@ class Runtime:
     def drain(self) -> None:
         """Tell the object table of references that died. Under the lock."""
         released, release = self.released, self.owner.objects.release
+        while self.dropped_streams:
+            self.owner.drop_stream(self.dropped_streams.popleft())
         while released:
             release(released.popleft())
 
@@ -231,6 +251,17 @@ class Runtime:
                 self.drain()
             self.owner.submit(task)
             self._after_submit(task, task.shape.leases)
+
+    def submit_stream(self, task: Task, window: int, client: Any) -> Any:
+        """Submit a generator call; returns its stream of items."""
+        self._admit(task)
+        with self.lock:
+            self.drain()
+            stream = self.owner.submit_stream(task, window, client)
+            self.reactor.flush()
+            if not self.reactor.ticking:
+                self.reactor.look_at(perf_counter() + self.config.lease_idle_seconds)
+        return stream
 
     def submit_call(self, client: Any, task: Task) -> None:
         """Submit an actor call; waits while this process has too many in flight."""
@@ -276,13 +307,15 @@ class Runtime:
         ):
             calls, nbytes = config.in_flight_calls_max, config.in_flight_bytes_max
             self.wait(
-                lambda: not owner.unfinished
+                lambda: not (owner.unfinished and self.node_alive)
                 or (
                     owner.unfinished < calls
                     and owner.unfinished_bytes + task.nbytes <= nbytes
                 ),
                 None,
             )
+            if not self.node_alive:
+                raise exceptions.NodeDiedError(f"the node died before {task.name} was submitted")
 
     def shape(
         self, key: bytes, resources: dict[str, float], group: bytes = b"", bundle: int = -1
@@ -348,22 +381,26 @@ class Runtime:
         with self.lock:
             for ref, entry in zip(refs, found, strict=True):
                 self.owner.objects.want(ref._id, entry)
-        at, count = 0, len(found)
-        failed = False
+        objects = self.owner.objects
+        at, count, errors = 0, len(found), -1
 
         def ready() -> bool:
-            nonlocal at, failed
-            while at < count:
-                value = found[at].value
-                if value is None:
-                    return False
-                if value.error != ERROR_NONE:
-                    failed = True
+            # In order, so that many values cost one look each; errors anywhere end the wait.
+            nonlocal at, errors
+            if objects.errors != errors:
+                errors = objects.errors
+                if any(entry.value is not None and entry.value.error for entry in found):
                     return True
+            while at < count:
+                if found[at].value is None:
+                    return False
                 at += 1
             return True
 
         if self.wait(ready, timeout):
+            for entry in found:
+                if entry.value is not None and entry.value.error != ERROR_NONE:
+                    raise self.values.error_of(entry.value)
             return
         missing = [ref for ref, entry in zip(refs, found, strict=True) if entry.value is None]
         with self.lock:
@@ -377,36 +414,33 @@ class Runtime:
         self, refs: list[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool
     ) -> list[ObjectRef[Any]]:
         """The first `count` references (in list order) that are ready within `timeout`."""
+        ready = self._first_ready(refs, count)
+        if len(ready) == count:
+            return ready
         entries = self._entries
-        found = [(ref, entries[ref._id]) for ref in refs]
-        ready = self._first_ready(found, count)
-        if len(ready) < count and timeout != 0:
-            with self.lock:
-                for ref, entry in found:
-                    if fetch or owner_of(ref._id) != self.id:
-                        self.owner.objects.want(ref._id, entry)
-            pending = [pair for pair in found if pair[1].value is None]
-            have = len(found) - len(pending)
+        pending = [entry for ref in refs if (entry := entries[ref._id]).value is None]
+        with self.lock:
+            for ref in refs:
+                if fetch or owner_of(ref._id) != self.id:
+                    self.owner.objects.want(ref._id, entries[ref._id])
+        missing = len(pending) - (len(refs) - count)
 
-            def enough() -> bool:
-                nonlocal pending, have
-                pending = [pair for pair in pending if pair[1].value is None]
-                return len(found) - len(pending) >= count
+        def enough() -> bool:
+            # Look at the pending ones only, and drop what has arrived: linear over all turns.
+            nonlocal pending, missing
+            before = len(pending)
+            pending = [entry for entry in pending if entry.value is None]
+            missing -= before - len(pending)
+            return missing <= 0
 
-            self.wait(enough, timeout)
-            ready = self._first_ready(found, count)
-        elif len(ready) < count:
-            self.reactor.poll()
-            ready = self._first_ready(found, count)
-        return ready
+        self.wait(enough, timeout)
+        return self._first_ready(refs, count)
 
-    @staticmethod
-    def _first_ready(
-        found: list[tuple[ObjectRef[Any], Entry]], count: int
-    ) -> list[ObjectRef[Any]]:
+    def _first_ready(self, refs: list[ObjectRef[Any]], count: int) -> list[ObjectRef[Any]]:
+        entries = self._entries
         ready = []
-        for ref, entry in found:
-            if entry.value is not None:
+        for ref in refs:
+            if entries[ref._id].value is not None:
                 ready.append(ref)
                 if len(ready) == count:
                     break
@@ -456,6 +490,17 @@ class Runtime:
         if not self.node_alive:
             raise exceptions.NodeDiedError(f"the node died before it answered {what!r}")
         raise exceptions.GetTimeoutError(f"the node did not answer {what!r} within {timeout} s")
+
+    def promise(self, what: str, **args: Any) -> ObjectRef[Any]:
+        """Ask the node or head; the answer becomes an object."""
+        object_id = self.ids.new()
+        with self.lock:
+            self._requests += 1
+            self._promised[self._requests] = object_id
+            self.owner.objects.add(object_id)
+            self.send(self.node, Request(self._requests, what, args))
+            self.reactor.flush()
+        return ObjectRef(object_id)
 
     def ask(self, what: str, timeout: float | None = None, **args: Any) -> Any:
         """`request`, with a failure raised and the result returned."""

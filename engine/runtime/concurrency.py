@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
-import queue
 import threading
+from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from engine.core.messages import DoneMany, encode_failure
+from engine.core.messages import STREAMING
 from engine.runtime.arguments import read_arguments
 
 if TYPE_CHECKING:
@@ -18,30 +19,93 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncCalls", "ThreadedCalls"]
 
+# Calls of a threaded actor that nobody has taken for so long need another thread.
+_STUCK_SECONDS = 500e-6
+
 
 class ThreadedCalls:
-    """Calls of a threaded actor: up to `limit` at a time, started in order."""
+    """Calls of a threaded actor: up to `limit` at a time, started in order.
+
+    A thread that has finished a call takes the next one itself, so short calls pass without any
+    hand-off between threads. Further threads join when nothing has moved for a moment, twice as
+    many each time: calls that block get their concurrency within a few milliseconds.
+    """
 
     def __init__(self, worker: Worker, limit: int) -> None:
         self._execution = worker.execution
         self._reactor = worker.runtime.reactor
-        self._waiting: queue.SimpleQueue[tuple[bytes, Any]] = queue.SimpleQueue()
-        for number in range(limit):
-            name = f"engine-call-{number}"
-            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        self._calls: deque[tuple[bytes, Any]] = deque()
+        self._limit = limit
+        self._active = 0
+        self._waiting = threading.Semaphore(0)
+        self._asleep = 0
+        self._taken = self._seen = 0
+        self._step = 1
+        self._threads = 0
+
+    def on_consumed(self) -> None:
+        """Nothing: a waiting thread looks for itself."""
+
+    def cancel(self, call_id: bytes) -> None:
+        """Drop a call that has not started; a thread cannot be interrupted."""
+        for item in list(self._calls):
+            if item[1].id == call_id:
+                with contextlib.suppress(ValueError):  # a thread has just taken it
+                    self._calls.remove(item)
+                    self._execution.cancelled(*item)
+                return
 
     def start(self, peer: bytes, call: Any) -> None:
-        """Have a call run by the next free thread."""
-        self._waiting.put((peer, call))
+        """Have a call run by a thread of the actor."""
+        self._calls.append((peer, call))
+        with self._reactor.lock:
+            if not self._active:
+                self._wake(1)
+
+    def next_wake(self) -> float | None:
+        """When `look` is due: soon, while calls wait."""
+        return perf_counter() + _STUCK_SECONDS if self._calls else None
+
+    def look(self) -> None:
+        """Let more threads join if no call was taken since the last look."""
+        if not self._calls:
+            return
+        if self._taken == self._seen:
+            with self._reactor.lock:
+                self._wake(self._step)
+            self._step *= 2
+        else:
+            self._step = 1
+        self._seen = self._taken
+
+    def _wake(self, count: int) -> None:
+        for _ in range(min(count, len(self._calls), self._limit - self._active)):
+            self._active += 1
+            if self._asleep:
+                self._asleep -= 1
+                self._waiting.release()
+            else:
+                name = f"engine-call-{self._threads}"
+                self._threads += 1
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
 
     def _serve(self) -> None:
-        waiting, run, reactor = self._waiting, self._execution.run, self._reactor
+        calls, run, reactor = self._calls, self._execution.run, self._reactor
         while True:
-            peer, call = waiting.get()
-            run(peer, call)
-            if waiting.empty():
-                with reactor.lock:
-                    reactor.flush()
+            while True:
+                try:
+                    peer, call = calls.popleft()
+                except IndexError:  # somebody else was faster
+                    break
+                self._taken += 1
+                run(peer, call)
+            with reactor.lock:
+                reactor.flush()
+                if calls:
+                    continue
+                self._active -= 1
+                self._asleep += 1
+            self._waiting.acquire()
 
 
 class AsyncCalls:
@@ -61,7 +125,8 @@ class AsyncCalls:
         self._until = 0.0
         self._scheduled = False
         self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._by_call: dict[bytes, asyncio.Task[None]] = {}
+        self._more = asyncio.Event()  # a consumer of a generator has taken items
 
     def run(self) -> None:
         """Run the event loop until the worker stops."""
@@ -71,12 +136,19 @@ class AsyncCalls:
         self._loop.call_soon(self._serve)
         self._loop.run_forever()
 
+    def next_wake(self) -> float | None:
+        """Never: the event loop looks after itself."""
+        return None
+
+    def look(self) -> None:
+        """Nothing: the event loop looks after itself."""
+
     def start(self, peer: bytes, call: Any) -> None:
         """Start a call; the caller has checked that there is room."""
         self._running += 1
         task = self._loop.create_task(self._run(peer, call))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._by_call[call.id] = task
+        task.add_done_callback(lambda _task: self._by_call.pop(call.id, None))
 
     def _serve(self) -> None:
         self._scheduled = False
@@ -90,7 +162,7 @@ class AsyncCalls:
             self._loop.stop()
             return
         now = perf_counter()
-        if served or self._running:
+        if served:
             self._until = now + self._window
         if now < self._until:
             self._again()
@@ -109,9 +181,11 @@ class AsyncCalls:
             result = function(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = await result
+            if call.returns == STREAMING:
+                await self._stream(peer, call, result, start)
+                return
         except asyncio.CancelledError:
-            text = f"{execution.title(call)} was cancelled while it ran"
-            execution.send(peer, DoneMany(call.id, [encode_failure("TaskCancelledError", text)]))
+            execution.cancelled(peer, call)
         except SystemExit as error:
             self._reactor.flush()
             os._exit(error.code if isinstance(error.code, int) else 0)
@@ -119,6 +193,38 @@ class AsyncCalls:
             execution.fail(peer, call, error, start)
         else:
             execution.reply(peer, call, result, start)
-        self._running -= 1
-        self._until = perf_counter() + self._window
-        self._again()
+        finally:
+            self._running -= 1
+            self._until = perf_counter() + self._window
+            self._again()
+
+    async def _stream(self, peer: bytes, call: Any, items: Any, start: float) -> None:
+        """Send the items of a generator, async or plain, never far ahead of its consumer."""
+        execution, connections = self._execution, self._worker.runtime.connections
+        index = 0
+        if not hasattr(items, "__aiter__"):
+            items = _iterate(items)
+        async for item in items:
+            execution.send_item(peer, call, index, item)
+            index += 1
+            while execution.is_ahead(call, index) and peer in connections:
+                self._more.clear()
+                await self._more.wait()
+            if peer not in connections:
+                return  # nobody listens any more
+        execution.end_stream(peer, call, index, start)
+
+    def cancel(self, call_id: bytes) -> None:
+        """Cancel the coroutine of a call."""
+        task = self._by_call.get(call_id)
+        if task is not None:
+            task.cancel()
+
+    def on_consumed(self) -> None:
+        """A consumer has taken items; runs where the reactor is served: in the event loop."""
+        self._more.set()
+
+
+async def _iterate(items: Any) -> Any:
+    for item in items:
+        yield item

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import inspect
 import os
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from engine.core.messages import ERROR_USER, ActorCall, Call, Done, DoneMany, Value, encode_failure
+from engine.core.messages import (
+    ERROR_USER,
+    STREAMING,
+    ActorCall,
+    Call,
+    Done,
+    DoneMany,
+    Item,
+    Value,
+    encode_failure,
+)
+from engine.core.streams import settle_key
 from engine.exceptions import EngineError, TaskCancelledError
 from engine.runtime.arguments import read_arguments
 from engine.store import codec
@@ -53,6 +65,7 @@ class Execution:
         self.actor_class = ""
         self._methods: dict[str, Any] = {}
         self.unsettled: dict[bytes, Any] = {}  # references in results, until the caller has them
+        self.consumed: dict[bytes, int] = {}  # items of generator calls that callers have taken
         self.finished = 0
 
     # ------------------------------------------------------------------ what to run
@@ -106,6 +119,9 @@ class Execution:
             self.fail(peer, call, error, start)
             return
         runtime.running = outer
+        if call.returns == STREAMING:
+            self._stream(peer, call, result, start)
+            return
         if type(result) is Deferred:
             result._deliver = lambda value, error: (
                 self.fail(peer, call, error, start)
@@ -115,11 +131,64 @@ class Execution:
             return
         self.reply(peer, call, result, start)
 
+    # ------------------------------------------------------------------ generators
+
+    def _stream(self, peer: bytes, call: Call | ActorCall, items: Any, start: float) -> None:
+        """Run a generator on this thread, item by item, never far ahead of its consumer."""
+        runtime = self.runtime
+        outer, runtime.running = runtime.running, call
+        index = 0
+        try:
+            for item in items:
+                self.send_item(peer, call, index, item)
+                index += 1
+                if self.is_ahead(call, index):
+                    runtime.wait(partial(self._may_go_on, peer, call, index), None)
+                    if peer not in runtime.connections:
+                        break  # nobody listens any more
+        except KeyboardInterrupt as error:
+            self._leave_or_cancel(peer, call, error)
+            return
+        except BaseException as error:  # user code may raise anything; it ends the stream
+            self.fail(peer, call, error, start)
+            return
+        finally:
+            runtime.running = outer
+            self.consumed.pop(call.id, None)
+        self.end_stream(peer, call, index, start)
+
+    def _may_go_on(self, peer: bytes, call: Call | ActorCall, index: int) -> bool:
+        return not self.is_ahead(call, index) or peer not in self.runtime.connections
+
+    def is_ahead(self, call: Call | ActorCall, index: int) -> bool:
+        """Whether a generator that has yielded `index` items must wait for its consumer."""
+        return bool(call.window) and index - self.consumed.get(call.id, 0) >= call.window
+
+    def send_item(self, peer: bytes, call: Call | ActorCall, index: int, item: Any) -> None:
+        """Hand one item over."""
+        encoded = codec.encode(item)
+        value = self.runtime.values.store(encoded)
+        if encoded.refs:
+            self.unsettled[settle_key(call.id, index)] = (peer, encoded.refs)
+        self.send(peer, Item(call.id, index, value))
+        with self.runtime.lock:
+            self.runtime.reactor.flush()
+
+    def end_stream(self, peer: bytes, call: Call | ActorCall, count: int, start: float) -> None:
+        """All items were yielded."""
+        us = int((perf_counter() - start) * 1e6)
+        self.finished += 1
+        self.send(peer, Done(call.id, codec.encode(count).data, us))
+
     def _leave_or_cancel(self, peer: bytes, call: Any, error: BaseException) -> None:
         if isinstance(error, SystemExit):
             self.runtime.reactor.flush()
             os._exit(error.code if isinstance(error.code, int) else 0)
-        text = f"{self.title(call)} was cancelled while it ran"
+        self.cancelled(peer, call)
+
+    def cancelled(self, peer: bytes, call: Any) -> None:
+        """Answer a call that was cancelled."""
+        text = f"{self.title(call)} was cancelled"
         self.send(peer, DoneMany(call.id, [encode_failure("TaskCancelledError", text)]))
 
     # ------------------------------------------------------------------ answering
@@ -169,10 +238,14 @@ class Execution:
 
     def _encode_all(self, results: list[Any]) -> tuple[list[Value], list[Any]]:
         values, refs = [], []
+        inline = 0
+        limit = self.runtime.config.frame_bytes_max // 4
         for result in results:
             encoded = codec.encode(result)
             refs += encoded.refs
-            values.append(self.runtime.values.store(encoded))
+            inline += encoded.nbytes
+            # Many small results together may be too much for one frame.
+            values.append(self.runtime.values.store(encoded, inline <= limit))
         return values, refs
 
     def fail(

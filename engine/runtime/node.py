@@ -348,6 +348,10 @@ class Node:
         if not self.head.on_placed(actor, worker, pid):
             self.kill(worker, "its actor was ended before it started")
 
+    def group_placed(self, group: bytes) -> None:
+        """The node machine reserved a placement group."""
+        self.services.group_placed(group)
+
     def _on_kill_actor(self, peer: bytes, message: KillActor) -> None:
         if message.graceful:
             self.head.end(message.id, message.cause)

@@ -98,6 +98,7 @@ class Reactor:
         self._parked = False
         self._stopped = False
         self._held = False
+        self.on_service_tick: Callable[[], None] | None = None
         self._alone = False  # the service thread has the baton
         self._service: threading.Thread | None = None
 
@@ -360,6 +361,8 @@ class Reactor:
                     self.flush()
                 finally:
                     self.lock.release()
+            if self.on_service_tick is not None:
+                self.on_service_tick()
             if self._held or self.touched != seen:
                 seen, idle = self.touched, 0
                 continue
@@ -380,7 +383,10 @@ class Reactor:
         self._alone = True
         try:
             while not self._stopped and not self._waiters:
-                self._turn(None)
+                # A worker's interrupt may have to be tried again: do not sleep for long then.
+                self._turn(None if self.on_service_tick is None else self._tick_seconds * 10)
+                if self.on_service_tick is not None:
+                    self.on_service_tick()
         finally:
             self._alone = False
             self._pass_on()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from engine.core.ids import short
 from engine.core.messages import Attach, Request
-from engine.core.resources import Pool, fits, to_units
 
 if TYPE_CHECKING:
     from engine.runtime.node import Node
@@ -20,6 +20,7 @@ class Services:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._waiting_groups: dict[bytes, tuple[bytes, int]] = {}
         self._handlers: dict[str, Callable[..., None]] = {
             "segment": self._segment,
             "map": self._map,
@@ -111,34 +112,26 @@ class Services:
     def _create_group(
         self, peer: bytes, number: int, group: bytes, bundles: list[dict[str, float]]
     ) -> None:
-        """Reserve all bundles or none. One node: PACK and STRICT_PACK are the same here."""
+        """Answered when all bundles are reserved."""
+        self._waiting_groups[group] = (peer, number)
         machine = self._node.machine
-        wanted = [to_units(bundle) for bundle in bundles]
-        whole: dict[str, int] = {}
-        for bundle in wanted:
-            for name, amount in bundle.items():
-                whole[name] = whole.get(name, 0) + amount
-        if not fits(whole, machine.pool.total):
-            self._fail(
-                peer, number, "ValueError",
-                f"no node can hold the bundles {bundles}; "
-                f"this one has {self._node.machine.pool.statistics()['total']}",
-            )
-        elif not fits(whole, machine.pool.free):
-            self._node.reply(peer, number, False)
-        else:
-            machine.pool.take(whole)
-            machine.bundles[group] = [Pool(bundle) for bundle in wanted]
-            self._node.reply(peer, number, True)
+        if not machine.want_group(group, bundles, perf_counter()):
+            del self._waiting_groups[group]
+            total = machine.pool.statistics()["total"]
+            text = f"this machine has {total} and can never hold the bundles {bundles}"
+            self._fail(peer, number, "TaskUnschedulableError", text)
+
+    def group_placed(self, group: bytes) -> None:
+        """The node machine has reserved the bundles."""
+        peer, number = self._waiting_groups.pop(group)
+        self._node.reply(peer, number, True)
 
     def _remove_group(self, peer: bytes, number: int, group: bytes) -> None:
-        machine = self._node.machine
-        pools = machine.bundles.pop(group, None)
-        for pool in pools or []:
-            machine.pool.give(pool.total)
-            for worker in list(machine.workers.values()):
-                if worker.pool is pool:
-                    self._node.kill(worker.process, "its placement group was removed")
+        self._node.machine.remove_group(group, perf_counter())
+        waiting = self._waiting_groups.pop(group, None)
+        if waiting is not None:
+            text = "the placement group was removed before it was ready"
+            self._fail(waiting[0], waiting[1], "TaskPlacementGroupRemoved", text)
         self._node.reply(peer, number, None)
 
     # ------------------------------------------------------------------ state

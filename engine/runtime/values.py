@@ -65,10 +65,10 @@ class Values:
             if mapped is not None:
                 mapped.close()
 
-    def store(self, encoded: Encoded) -> Value:
-        """An encoded value as it is kept: inline when small, else in shared memory."""
+    def store(self, encoded: Encoded, inline: bool = True) -> Value:
+        """An encoded value as it is kept: inline when small (and allowed), else in a block."""
         contains = [ref.binary() for ref in encoded.refs] or None
-        if encoded.nbytes <= self._config.inline_bytes_max:
+        if inline and encoded.nbytes <= self._config.inline_bytes_max:
             return Value(encoded.data, encoded.inline_buffers(), contains)
         block = self.allocate(encoded.block_bytes())
         encoded.write_into(self.arena.view(block))

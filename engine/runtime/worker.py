@@ -11,8 +11,10 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections import deque
 from time import perf_counter
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -24,9 +26,9 @@ from engine.core.messages import (
     Call,
     Cancel,
     ChannelFrame,
+    Consumed,
     CreateActor,
     Define,
-    DoneMany,
     Hello,
     KillActor,
     Recall,
@@ -34,7 +36,6 @@ from engine.core.messages import (
     Settled,
     Stop,
     Welcome,
-    encode_failure,
 )
 from engine.runtime import client
 from engine.runtime.client import Runtime
@@ -65,7 +66,7 @@ class Worker:
         self.channel: Any = None  # a topology's member, when this worker runs one
         self._concurrent: AsyncCalls | ThreadedCalls | None = None
         self._running: tuple[bytes, Any] | None = None
-        self._interrupted: set[bytes] = set()
+        self._interrupt = b""  # the call that is to be interrupted
         runtime.unclaimed = self.on_message
         runtime.before_block = self._give_back_all
         runtime.on_peer_gone = self._on_peer_gone
@@ -86,6 +87,10 @@ class Worker:
             self._give_back(peer, message.count)
         elif kind is Cancel:
             self._cancel(peer, message)
+        elif kind is Consumed:
+            self.execution.consumed[message.id] = message.count
+            if self._concurrent is not None:
+                self._concurrent.on_consumed()
         elif kind is Settled:
             self.execution.on_settled(message.id)
         elif kind is KillActor:
@@ -124,16 +129,39 @@ class Worker:
         for item in self.queue:
             if getattr(item[1], "id", None) == message.id:
                 self.queue.remove(item)
-                text = f"{self.execution.title(item[1])} was cancelled before it ran"
-                reply = DoneMany(message.id, [encode_failure("TaskCancelledError", text)])
-                self.runtime.reactor.send(self.runtime.connections[peer], reply, True)
+                self.execution.cancelled(*item)
                 return
         running = self._running
         if running is not None and getattr(running[1], "id", None) == message.id:
             if message.force:
                 os._exit(1)
-            # Raises KeyboardInterrupt in the main thread, out of blocking system calls too.
-            signal.raise_signal(signal.SIGINT)
+            self._interrupt = message.id
+            if threading.current_thread() is threading.main_thread():
+                # The call waits inside the engine: it is interrupted where it waits.
+                self.runtime.reactor.after_turn.append(self._raise_interrupt)
+            else:
+                self._signal()
+        elif self._concurrent is not None:
+            self._concurrent.cancel(message.id)
+
+    def _signal(self) -> None:
+        """Interrupt the main thread, out of blocking system calls too; from the service thread."""
+        if self._interrupt:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _on_signal(self, _number: int, frame: FrameType | None) -> None:
+        # Not inside the engine's own code, which must not be left half-way: the service thread
+        # tries again in a moment.
+        module = frame.f_globals.get("__name__", "") if frame is not None else ""
+        if not module.startswith("engine."):
+            self._raise_interrupt()
+
+    def _raise_interrupt(self) -> None:
+        running, wanted = self._running, self._interrupt
+        if running is not None and wanted and getattr(running[1], "id", None) == wanted:
+            self._interrupt = b""
+            raise KeyboardInterrupt
+        self._interrupt = b""
 
     def _on_peer_gone(self, peer: bytes) -> None:
         self.execution.on_peer_gone(peer)
@@ -147,6 +175,8 @@ class Worker:
     def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
         reactor = self.runtime.reactor
+        signal.signal(signal.SIGINT, self._on_signal)
+        reactor.on_service_tick = self._signal
         reactor.start_service()
         queue = self.queue
         last_flush = perf_counter()
@@ -162,8 +192,14 @@ class Worker:
             channel = self.channel
             if channel is not None and channel.step():
                 continue
-            deadline = channel.next_wake() if channel is not None else None
-            reactor.wait_until(self._has_work, deadline)
+            concurrent = self._concurrent
+            if channel is not None:
+                reactor.wait_until(self._has_work, channel.next_wake())
+            elif concurrent is not None:
+                reactor.wait_until(self._has_work, concurrent.next_wake())
+                concurrent.look()
+            else:
+                reactor.wait_until(self._has_work)
             last_flush = perf_counter()
         return 0
 
@@ -222,7 +258,6 @@ class Worker:
 def main(sock: socket.socket, process: bytes, _config: bytes) -> int:
     """Join the node over `sock` and serve; returns the exit code."""
     global _worker
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -234,6 +269,8 @@ def main(sock: socket.socket, process: bytes, _config: bytes) -> int:
     while not messages:
         messages = hello.receive_some()
     welcome = messages[0]
+    if isinstance(welcome, Stop):  # the engine ends before this worker has begun
+        return 0
     assert isinstance(welcome, Welcome)
     config = msgspec.convert(welcome.info["config"], Config)
     sock.setblocking(False)

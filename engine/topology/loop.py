@@ -340,7 +340,7 @@ class MemberLoop:
         if self._open_senders[inlet.port] == 0:
             self._hook = "on_end"
             self.member.on_end(inlet.port)
-        if self._open_inlets == 0 and not self.context.finished:
+        if self._open_inlets == 0:
             self._hook = "on_all_ended"
             self.member.on_all_ended()
             self.context.finished = True

@@ -88,18 +88,23 @@ class Connection:
     def send_fd(self, message: Any, fd: int) -> None:
         """Queue a message with a descriptor; `fd` is closed here once it has been sent."""
         assert self.passing
+        if len(self.fds_out) == _DESCRIPTORS_MAX:
+            self._seal()
         self.out.append(message)
         self.fds_out.append(fd)
 
+    def _seal(self) -> None:
+        """Make frames of what is queued; the first of them carries the descriptors."""
+        out, self.out = self.out, []
+        fds, self.fds_out = self.fds_out, []
+        for frame in self._frames(out):
+            self.backlog.append((frame, fds))
+            fds = []
+
     def flush(self) -> bool:
         """Write what can be written. False while something is left for a later turn."""
-        out = self.out
-        if out:
-            self.out = []
-            fds, self.fds_out = self.fds_out, []
-            for frame in self._frames(out):
-                self.backlog.append((frame, fds))
-                fds = []
+        if self.out:
+            self._seal()
         while self.backlog:
             frame, fds = self.backlog[0]
             try:
@@ -129,8 +134,7 @@ class Connection:
         return self._frames(messages[:half]) + self._frames(messages[half:])
 
     def _send_with(self, frame: memoryview, fds: list[int]) -> int:
-        if len(fds) > _DESCRIPTORS_MAX:
-            raise ProtocolError(f"{len(fds)} descriptors in one write, at most {_DESCRIPTORS_MAX}")
+        assert len(fds) <= _DESCRIPTORS_MAX
         count = self.sock.sendmsg(
             [frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         )
@@ -186,7 +190,12 @@ class Connection:
         tail = self._tail
         if tail is not None:
             tail += data
-            if len(tail) < 4 or len(tail) - 4 < _HEAD.unpack_from(tail)[0]:
+            if len(tail) < 4:
+                return
+            (size,) = _HEAD.unpack_from(tail)
+            if size > self.frame_max:
+                raise ProtocolError(f"frame of {size} bytes, at most {self.frame_max} allowed")
+            if len(tail) - 4 < size:
                 return
             data = bytes(tail)
             self._tail = None
@@ -199,7 +208,7 @@ class Connection:
                 break
             try:
                 found = _decode(memoryview(data)[at + 4 : at + 4 + size])
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise ProtocolError(f"unreadable frame from {self.peer.hex()}: {error}") from error
             messages += found
             at += 4 + size

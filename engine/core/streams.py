@@ -1,0 +1,131 @@
+"""Generator tasks: a call that yields many objects while it runs.
+
+The executor numbers its items; the caller makes an object of its own out of each. A replay after a
+crash yields the same items again, and those already received are dropped by number. At most
+`window` items are unconsumed: the executor waits for `Consumed`.
+
+Pure: effects leave through `send`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from engine.core.ids import IdSource
+from engine.core.messages import (
+    ERROR_NONE,
+    Consumed,
+    Item,
+    Settled,
+    Value,
+)
+from engine.core.objects import ObjectTable
+
+__all__ = ["ItemStream", "ItemStreams", "settle_key"]
+
+
+class ItemStream:
+    """One generator call as its caller sees it."""
+
+    __slots__ = ("consumed", "finished", "ready", "received", "task", "told", "waiters", "window",
+                 "worker")
+
+    def __init__(self, task: Any, window: int) -> None:
+        self.task = task
+        self.window = window
+        self.ready: deque[bytes] = deque()  # ids of items nobody has taken yet
+        self.received = 0
+        self.consumed = 0
+        self.told = 0  # what the executor knows of `consumed`
+        self.finished = False
+        self.worker = b""
+        self.waiters: list[Callable[[], None]] = []
+
+
+class ItemStreams:
+    """All generator calls of one process."""
+
+    def __init__(
+        self, ids: IdSource, objects: ObjectTable, send: Callable[[bytes, Any], None]
+    ) -> None:
+        self._ids = ids
+        self._objects = objects
+        self._send = send
+        self.streams: dict[bytes, ItemStream] = {}
+
+    def open(self, task: Any, window: int) -> ItemStream:
+        """A new stream for a task that is about to be submitted and whose object exists."""
+        stream = self.streams[task.id] = ItemStream(task, window)
+        self._objects.when_ready(task.id, lambda value: self._end(stream, value))
+        return stream
+
+    def on_item(self, worker: bytes, message: Item) -> None:
+        """The executor yielded an item."""
+        stream = self.streams.get(message.id)
+        value = message.value
+        if stream is None or message.index < stream.received:
+            if value.block is not None:
+                self._objects.free(value.block)
+            return
+        if stream.worker != worker:  # first item, or a replay elsewhere: it starts from nothing
+            stream.worker, stream.told = worker, 0
+        assert message.index == stream.received, "items of one executor arrive in order"
+        stream.received += 1
+        object_id = self._ids.new()
+        self._objects.add(object_id)
+        self._objects.resolve(object_id, value)
+        stream.ready.append(object_id)
+        if value.contains:
+            settled = Settled(settle_key(message.id, message.index))
+            if not self._objects.after_settled(value.contains, worker, settled):
+                self._send(worker, settled)
+        self._wake(stream)
+
+    def _end(self, stream: ItemStream, value: Value) -> None:
+        if value.error != ERROR_NONE:  # the last reference carries the error
+            object_id = self._ids.new()
+            self._objects.add(object_id, value)
+            stream.ready.append(object_id)
+        stream.finished = True
+        self._wake(stream)
+
+    @staticmethod
+    def _wake(stream: ItemStream) -> None:
+        waiters, stream.waiters = stream.waiters, []
+        for wake in waiters:
+            wake()
+
+    def take(self, stream: ItemStream) -> bytes:
+        """The next item's id; the caller makes the reference that owns its local count."""
+        object_id = stream.ready.popleft()
+        stream.consumed += 1
+        step = max(1, stream.window // 4)
+        if stream.window and stream.consumed - stream.told >= step and not stream.finished:
+            self._tell(stream, stream.consumed)
+        return object_id
+
+    def lift(self, stream: ItemStream) -> None:
+        """Somebody waits for the end: let the executor run on."""
+        stream.window = 0
+        self._tell(stream, 1 << 60)
+
+    def _tell(self, stream: ItemStream, consumed: int) -> None:
+        worker = stream.worker or stream.task.worker
+        if worker:
+            stream.told = consumed
+            self._send(worker, Consumed(stream.task.id, consumed))
+
+    def drop(self, task_id: bytes) -> ItemStream | None:
+        """Nobody listens any more: the items not taken are released."""
+        stream = self.streams.pop(task_id, None)
+        if stream is not None:
+            while stream.ready:
+                self._objects.release(stream.ready.popleft())
+        return stream
+
+
+def settle_key(call_id: bytes, index: int) -> bytes:
+    """What `Settled` names when the references came in an item."""
+    return call_id + index.to_bytes(8, "little")

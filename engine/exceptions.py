@@ -29,6 +29,9 @@ that a script written for Ray finds the names it catches.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import types
 from typing import Any
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "ActorUnavailableError",
     "ActorUnschedulableError",
     "EngineError",
+    "ExceptionParts",
     "GetTimeoutError",
     "NodeDiedError",
     "ObjectFreedError",
@@ -79,14 +83,20 @@ class TaskError(EngineError):
     def __init__(
         self, function_name: str, traceback_str: str, cause: BaseException | None, pid: int
     ) -> None:
-        super().__init__(function_name, traceback_str, cause, pid)
-        self.function_name = function_name
-        self.traceback_str = traceback_str
-        self.cause = cause
-        self.pid = pid
+        # By name, not super(): in a dual class the next in line is the user's own __init__.
+        Exception.__init__(self, function_name, traceback_str, cause, pid)
+        _set_fields(self, function_name, traceback_str, cause, pid)
+
+    function_name: str
+    traceback_str: str
+    cause: BaseException | None
+    pid: int
 
     def __str__(self) -> str:
-        return f"{self.function_name} (pid {self.pid}) raised:\n{self.traceback_str}"
+        fields = self.__dict__  # a user's class may have properties of these names
+        return (
+            f"{fields['function_name']} (pid {fields['pid']}) raised:\n{fields['traceback_str']}"
+        )
 
     def as_instanceof_cause(self) -> TaskError:
         """This error as an instance of the user's exception class as well.
@@ -94,51 +104,103 @@ class TaskError(EngineError):
         Classes that cannot be combined (final ones, or with a conflicting layout) leave the plain
         `TaskError`; `cause` is there in both cases.
         """
-        cause = self.cause
-        if cause is None or isinstance(cause, EngineError):
+        cause = self.__dict__["cause"]
+        if cause is None or isinstance(self, type(cause)):
             return self
-        return _dual(self, type(cause))
+        return _dual(self, cause)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = self.__dict__
+        return _rebuild, (
+            fields["function_name"],
+            fields["traceback_str"],
+            fields["pid"],
+            fields["cause"],
+            type(self) is not TaskError,
+        )
+
+
+def _set_fields(
+    error: TaskError, name: str, trace: str, cause: BaseException | None, pid: int
+) -> None:
+    error.__dict__.update(function_name=name, traceback_str=trace, cause=cause, pid=pid)
+
+
+def _rebuild(
+    name: str, trace: str, pid: int, cause: BaseException | None, dual: bool
+) -> TaskError:
+    error = TaskError(name, trace, cause, pid)
+    return error.as_instanceof_cause() if dual else error
 
 
 _DUAL: dict[type[BaseException], type[TaskError] | None] = {}
 
 
-def _dual(error: TaskError, cause_type: type[BaseException]) -> TaskError:
-    dual = _DUAL.get(cause_type)
-    if dual is None and cause_type not in _DUAL:
-        name = f"TaskError({cause_type.__name__})"
+def _dual_class(cause_type: type[BaseException]) -> type[TaskError] | None:
+    if cause_type not in _DUAL:
+        body = {
+            "__init__": TaskError.__init__,
+            "__str__": TaskError.__str__,
+            "__reduce__": TaskError.__reduce__,
+            "__module__": "engine.exceptions",
+        }
         try:
-            # The user's __init__ must not run: its signature is not ours.
-            body = {
-                "__init__": TaskError.__init__,
-                "__str__": TaskError.__str__,
-                "__reduce__": _reduce_dual,
-                "__module__": "engine.exceptions",
-            }
-            dual = type(name, (TaskError, cause_type), body)
-        except TypeError:  # a layout conflict: two C-level exception structs cannot be merged
-            dual = None
-        _DUAL[cause_type] = dual
+            made = type(f"TaskError({cause_type.__name__})", (TaskError, cause_type), body)
+        except TypeError:  # a final class, or two layouts that cannot be merged
+            _DUAL[cause_type] = None
+        else:
+            _DUAL[cause_type] = made
+    return _DUAL[cause_type]
+
+
+def _dual(error: TaskError, cause: BaseException) -> TaskError:
+    dual = _dual_class(type(cause))
     if dual is None:
         return error
-    cause = error.cause
-    made = dual.__new__(dual)
-    made.__init__(error.function_name, error.traceback_str, cause, error.pid)  # type: ignore[misc]
-    for name, value in vars(cause).items():
-        made.__dict__.setdefault(name, value)
-    if isinstance(cause, OSError):  # its fields live in C, not in __dict__
-        for name in ("errno", "strerror", "filename"):
-            setattr(made, name, getattr(cause, name))
+    group = isinstance(cause, BaseExceptionGroup)
+    try:
+        made = dual.__new__(dual, *cause.args) if group else dual.__new__(dual)
+    except Exception:  # a __new__ of the user's that wants more: the plain error has it all
+        return error
+    made.args = cause.args
+    _copy_fields(cause, made)
+    made.__dict__.update(cause.__dict__)
+    made.__dict__.update(error.__dict__)
     return made
 
 
-def _reduce_dual(self: TaskError) -> tuple[Any, ...]:
-    plain = (self.function_name, self.traceback_str, self.cause, self.pid)
-    return _rebuild_dual, plain
+def _copy_fields(cause: BaseException, made: BaseException) -> None:
+    """What exceptions keep outside of __dict__: errno, lineno, value, slots ..."""
+    for name in dir(type(cause)):
+        kind = type(inspect.getattr_static(type(cause), name))
+        if name.startswith("__") or kind not in _FIELDS:
+            continue
+        with contextlib.suppress(Exception):  # unset or read-only: then it is not copied
+            setattr(made, name, getattr(cause, name))
 
 
-def _rebuild_dual(name: str, trace: str, cause: BaseException | None, pid: int) -> TaskError:
-    return TaskError(name, trace, cause, pid).as_instanceof_cause()
+_FIELDS = (types.GetSetDescriptorType, types.MemberDescriptorType)
+
+
+class ExceptionParts:
+    """An exception whose constructor differs from its `args`, taken apart so that it travels.
+
+    Pickle rebuilds an exception as ``cls(*args)``, which fails for the common class that passes
+    one text to ``super().__init__`` and keeps its own arguments as attributes.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _assemble, (type(self.error), self.error.args, self.error.__dict__)
+
+
+def _assemble(cls: type[BaseException], args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class TaskCancelledError(EngineError):

@@ -54,13 +54,16 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture
-def leak_check(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def leak_check(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """Fail the test if it leaves processes, socket files, descriptors or shared memory behind.
 
     The test's temporary directory is its own (a short path: socket names are limited to 107
     bytes), and while it runs this process adopts orphans, so nothing can hide behind a parent
     that has died.
     """
+    tmp_path_factory.getbasetemp()  # pytest's own folder must not come to lie in ours
     with tempfile.TemporaryDirectory(prefix="leak-") as folder:
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setattr(tempfile, "tempdir", folder)

@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             *("engine.session", "engine.signatures", "engine.functions", "engine.actor"),
             *("engine.api", "engine.context", "engine.generators", "engine.state"),
+            "engine.options",
         ),
     ),
     ("topology", ("engine.topology",)),

@@ -95,7 +95,7 @@ class Callers:
     def on_changed(self, message: ActorChanged) -> None:
         """The head reports a new state."""
         client = self.actors.get(message.id)
-        if client is None or client.state == "dead":
+        if client is None:
             return
         client.cause = message.cause
         if message.state == "alive":
@@ -109,6 +109,7 @@ class Callers:
             client.queue.clear()
             for task in tasks:
                 self._fail(task, self._death(client, task))
+            del self.actors[message.id]  # handles still have the record; others ask the head
         elif message.state == "restarting":
             self._restarting(client)
 

@@ -7,6 +7,7 @@ has asked about an actor. It is not on the path of a call. Pure: effects leave t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -20,11 +21,11 @@ from engine.core.messages import (
     encode_failure,
 )
 
-__all__ = ["ActorRecord", "HeadEdge", "HeadMachine", "NameTaken"]
+__all__ = ["ActorRecord", "HeadEdge", "HeadMachine"]
 
-
-class NameTaken(Exception):
-    """A live actor has this name."""
+# Dead actors whose story can still be asked for, and those known only to be dead.
+_DEAD_KEPT = 1_000
+_TOMBS_KEPT = 100_000
 
 
 class HeadEdge(Protocol):
@@ -78,6 +79,8 @@ class HeadMachine:
         self.actors: dict[bytes, ActorRecord] = {}
         self.names: dict[tuple[str, str], bytes] = {}
         self._by_process: dict[bytes, bytes] = {}
+        self._dead: deque[bytes] = deque()
+        self._tombs: dict[bytes, None] = {}
         self._early: dict[bytes, set[bytes]] = {}  # lookups that overtook the creation
 
     # ------------------------------------------------------------------ names
@@ -173,12 +176,25 @@ class HeadMachine:
             self._edge.unplace(record)
         process = record.process
         record.state = "dead"
+        record.create.blob = record.create.args = b""
+        record.create.buffers = record.create.deps = record.create.large = None
         if record.name is not None and self.names.get(record.name) == record.create.id:
             del self.names[record.name]
         self._tell(record)
         if process and process in self._by_process:
             del self._by_process[process]
             self._edge.kill(process, record.cause)
+        self._bury(record.create.id)
+
+    def _bury(self, actor: bytes) -> None:
+        """Keep the last dead actors in full and of older ones the fact that they are dead."""
+        self._dead.append(actor)
+        if len(self._dead) > _DEAD_KEPT:
+            oldest = self._dead.popleft()
+            del self.actors[oldest]
+            self._tombs[oldest] = None
+            if len(self._tombs) > _TOMBS_KEPT:
+                del self._tombs[next(iter(self._tombs))]
 
     def kill(self, actor: bytes, no_restart: bool, cause: str) -> None:
         """End an actor at once."""
@@ -215,6 +231,11 @@ class HeadMachine:
     def on_lookup(self, process: bytes, actor: bytes) -> None:
         """A process wants to know the state of an actor, now and whenever it changes."""
         record = self.actors.get(actor)
+        if record is None and actor in self._tombs:
+            text = f"actor {short(actor)} died long ago"
+            failure = encode_failure("ActorDiedError", text)
+            self._edge.send(process, ActorChanged(actor, "dead", b"", text, failure))
+            return
         if record is None:
             # A handle can overtake the creation when it travels through a third process.
             self._early.setdefault(actor, set()).add(process)

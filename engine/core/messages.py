@@ -26,6 +26,8 @@ __all__ = [
     "Call",
     "Cancel",
     "CancelRequest",
+    "Census",
+    "CensusReply",
     "ChannelFrame",
     "Connect",
     "Consumed",
@@ -53,10 +55,12 @@ __all__ = [
     "ObjectValue",
     "Peer",
     "Recall",
+    "ReleaseSegments",
     "Reply",
     "Request",
     "Returned",
     "SegmentDropped",
+    "SegmentsReturned",
     "Settled",
     "Stop",
     "Value",
@@ -255,7 +259,7 @@ class FreeBlock(msgspec.Struct, array_like=True, gc=False, tag=25):
 
 
 class Hello(msgspec.Struct, array_like=True, gc=False, tag=40):
-    """First message of a process to its node."""
+    """First message of a process to its node. A worker's brings its `Notebook`'s descriptor."""
 
     process: bytes
     pid: int
@@ -321,12 +325,15 @@ class Peer(msgspec.Struct, array_like=True, gc=False, tag=48):
 
 
 class WorkerDied(msgspec.Struct, array_like=True, gc=False, tag=49):
-    """A process of this node is gone. `cause` reads like "killed by SIGKILL"."""
+    """A process of this node is gone. `cause` reads like "was killed by SIGKILL".
+
+    `running` is the call that it ran when it died, if it ran one.
+    """
 
     process: bytes
     pid: int
     cause: str
-    expected: bool = False
+    running: bytes = b""
 
 
 class CreateActor(msgspec.Struct, array_like=True, gc=False, tag=50):
@@ -424,6 +431,29 @@ class Stop(msgspec.Struct, array_like=True, gc=False, tag=60):
     reason: str
 
 
+class ReleaseSegments(msgspec.Struct, array_like=True, gc=False, tag=61):
+    """From the node: memory is short, give up segments in which nothing lies."""
+
+
+class SegmentsReturned(msgspec.Struct, array_like=True, gc=False, tag=62):
+    """The answer: segments given up, perhaps none."""
+
+    segments: list[int]
+
+
+class Census(msgspec.Struct, array_like=True, gc=False, tag=63):
+    """From the node: the holder of these segments is dead; which blocks there are yours?"""
+
+    segments: list[int]
+
+
+class CensusReply(msgspec.Struct, array_like=True, gc=False, tag=64):
+    """The answer, for those segments: (segment, offset) of each block owned here."""
+
+    segments: list[int]
+    blocks: list[tuple[int, int]]
+
+
 class Fork(msgspec.Struct, array_like=True, gc=False, tag=70):
     """To the zygote: make a worker; its node socket and output pipe come with the frame."""
 
@@ -488,6 +518,10 @@ Message = (
     | Request
     | Reply
     | SegmentDropped
+    | ReleaseSegments
+    | SegmentsReturned
+    | Census
+    | CensusReply
     | Attach
     | Log
     | Stop

@@ -296,6 +296,17 @@ class ObjectTable:
         if entry is not None and entry.value is None:
             self.resolve(object_id, encode_failure(kind, f"object {object_id.hex()} {what}"))
 
+    def blocks_in(self, segments: set[int]) -> list[tuple[int, int]]:
+        """(segment, offset) of each block in these segments that belongs to an object of ours."""
+        return [
+            (entry.value.block.segment, entry.value.block.offset)
+            for object_id, entry in self.entries.items()
+            if entry.value is not None
+            and entry.value.block is not None
+            and entry.value.block.segment in segments
+            and owner_of(object_id) == self.me
+        ]
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Held ids in hex with the number of local references and of borrowers."""
         return {

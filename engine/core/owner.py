@@ -312,11 +312,15 @@ class Owner:
         self._dead[process] = cause = f"(pid {message.pid}) {message.cause}"
         self.callers.on_process_died(process)
         tasks = self.dispatch.on_process_died(process)
-        for index, task in enumerate(tasks):
-            # Calls run in order, so the first one was running; the others are innocent.
-            if index == 0:
+        running = message.running
+        if running not in {task.id for task in tasks}:
+            # It died between two calls. Somebody must pay, or a worker that dies of reading a call
+            # would be given it for ever.
+            running = tasks[0].id if tasks else b""
+        for task in tasks:
+            if task.id == running:
                 self._charge(task, message)
-            else:
+            else:  # not started, or finished and the answer was lost: innocent
                 self.dispatch.enqueue(task)
         self.objects.on_process_died(process, cause)
 

@@ -22,11 +22,15 @@ from engine.core.messages import (
     ERROR_USER,
     Attach,
     Blocked,
+    Census,
+    CensusReply,
     Connect,
     Peer,
+    ReleaseSegments,
     Reply,
     Request,
     SegmentDropped,
+    SegmentsReturned,
     Value,
     WorkerDied,
     encode_failure,
@@ -84,7 +88,7 @@ class Runtime:
         self._connecting: dict[bytes, list[Any]] = {}
         self.released: deque[bytes] = deque()
         self.dropped_streams: deque[bytes] = deque()
-        self.values = Values(process, config, self.request)
+        self.values = Values(process, config, info["segment_bytes"], self.request)
         self.definitions: dict[bytes, bytes] = {}
         self.pinned: list[Any] = []  # references that exported definitions have captured
         self._replies: dict[int, Any] = {}
@@ -182,6 +186,13 @@ class Runtime:
                 self.owner.objects.resolve(promised, value)
         elif kind is SegmentDropped:
             self.values.drop_mappings(message.segments)
+        elif kind is ReleaseSegments:
+            self.drain()
+            given_up = SegmentsReturned(self.values.give_up_segments())
+            self.reactor.send(connection, given_up, True)
+        elif kind is Census:
+            blocks = self.owner.objects.blocks_in(set(message.segments))
+            self.reactor.send(connection, CensusReply(message.segments, blocks), False)
         else:
             return False
         return True
@@ -572,6 +583,7 @@ class Runtime:
         while self.reactor.after_turn:
             self.reactor.after_turn.popleft()()
         self.reactor.stop()
+        self.values.close()
 
 
 _BUILTIN_ERRORS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": TypeError}

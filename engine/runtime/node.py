@@ -24,7 +24,9 @@ from engine.config import Config
 from engine.core.head import ActorRecord, HeadMachine
 from engine.core.messages import (
     ActorChanged,
+    Attach,
     Blocked,
+    CensusReply,
     Connect,
     CreateActor,
     Fork,
@@ -40,15 +42,18 @@ from engine.core.messages import (
     Reply,
     Request,
     SegmentDropped,
+    SegmentsReturned,
     Stop,
     Welcome,
     WorkerDied,
 )
 from engine.core.node import NodeMachine
+from engine.core.store import StoreMachine
 from engine.runtime import zygote
+from engine.runtime.notebook import Notebook
 from engine.runtime.process import become_subreaper, exit_cause, socket_from
 from engine.runtime.reactor import Reactor
-from engine.runtime.segments import SegmentTable
+from engine.runtime.segments import SegmentFiles
 from engine.runtime.services import Services
 from engine.wire.connection import Connection
 
@@ -58,7 +63,7 @@ __all__ = ["Node", "main"]
 class _Process:
     """A process of this node: the driver, a worker, or the zygote."""
 
-    __slots__ = ("connection", "expected", "kind", "peers", "pid", "pidfd")
+    __slots__ = ("connection", "expected", "kind", "notebook", "peers", "pid", "pidfd")
 
     def __init__(self, kind: str, connection: Connection | None, pid: int) -> None:
         self.kind = kind
@@ -67,6 +72,7 @@ class _Process:
         self.pidfd = -1
         self.peers: set[bytes] = set()
         self.expected = ""
+        self.notebook: Notebook | None = None
 
 
 class Node:
@@ -82,7 +88,8 @@ class Node:
         )
         self.machine = NodeMachine(start["resources"], self.config, self)
         self.head = HeadMachine(self)
-        self.segments = SegmentTable(start["object_store_memory"])
+        self.store = StoreMachine(start["object_store_memory"], self)
+        self._files = SegmentFiles()
         self.services = Services(self)
         self._processes: dict[bytes, _Process] = {}
         self.stopping = ""
@@ -107,7 +114,11 @@ class Node:
             KillWorker: lambda peer, message: self.kill(message.process, message.cause),
             Request: self.services.on_request,
             Stop: self._on_stop,
-            FreeBlock: self._on_free_block,
+            FreeBlock: lambda peer, message: self.store.on_free(message.block),
+            SegmentsReturned: lambda peer, message: self.store.on_returned(
+                peer, message.segments
+            ),
+            CensusReply: self.store.on_census,
         }
         self._start_zygote()
         self._add(self._driver, "driver", driver, start["driver_pid"])
@@ -221,11 +232,12 @@ class Node:
         if record.kind == "zygote":
             self.stopping = f"the zygote {cause}"
             return
+        running = record.notebook.close() if record.notebook is not None else b""
         if record.connection is not None:
             # What it still managed to say comes before its death.
             self.reactor.drain_and_remove(record.connection)
         now = perf_counter()
-        died = WorkerDied(process, record.pid, record.expected or cause, bool(record.expected))
+        died = WorkerDied(process, record.pid, record.expected or cause, running)
         worker = self.machine.on_died(process, now)
         if worker is None:
             self.machine.on_start_failed(now)
@@ -233,7 +245,7 @@ class Node:
             self.send(peer, died)
         self.send(self._driver, died)
         self.head.on_process_died(process, record.pid, record.expected or cause)
-        self.drop_mappings(self.segments.on_process_died(process))
+        self.store.on_died(process)
         for orphan in self.machine.workers.values():
             if orphan.owner == process and orphan.use == "lease":
                 self.kill(orphan.process, f"its owner (pid {record.pid}) {cause}")
@@ -305,6 +317,8 @@ class Node:
 
     def _on_hello(self, peer: bytes, message: Hello) -> None:
         record = self._processes[peer]
+        if record.kind == "worker" and record.connection is not None:
+            record.notebook = Notebook(record.connection.take_descriptor())
         self.send(peer, Welcome(self.id, self.welcome()))
         if record.kind == "worker":
             record.pid = message.pid
@@ -319,11 +333,14 @@ class Node:
             "namespace": start["namespace"],
             "driver": self._driver,
             "driver_pid": start["driver_pid"],
+            # A small store is leased in small pieces, so that every process can have some.
+            "segment_bytes": min(self.config.segment_bytes, self.store.limit // 16),
             "embedded": True,
         }
 
     def _on_tick(self, now: float) -> float | None:
-        return self.machine.tick(now)
+        looks = [self.machine.tick(now), self.store.tick(now)]
+        return min((look for look in looks if look is not None), default=None)
 
     # ------------------------------------------------------------------ head's edge
 
@@ -362,16 +379,32 @@ class Node:
         """Answer a request."""
         self.send(peer, Reply(number, result, error))
 
-    def drop_mappings(self, segments: list[int]) -> None:
-        """Tell every process that these segments hold nothing any more."""
-        if segments:
-            for process, record in self._processes.items():
-                if record.kind != "zygote":
-                    self.send(process, SegmentDropped(segments))
+    # ------------------------------------------------------------------ store's edge
 
-    def _on_free_block(self, peer: bytes, message: FreeBlock) -> None:
-        if self.segments.on_free(message.block.segment):
-            self.drop_mappings([message.block.segment])
+    def members(self) -> list[bytes]:
+        """The processes that may own objects or hold segments: driver and ready workers."""
+        return [
+            one for one, record in self._processes.items()
+            if record.kind == "driver" or one in self.machine.workers
+        ]
+
+    def create_segment(self, segment: int, size: int) -> None:
+        """Make the memory of a segment."""
+        self._files.create(segment, size)
+
+    def drop_segment(self, segment: int) -> None:
+        """Give the memory of a segment back, and have everybody unmap it."""
+        self._files.drop(segment)
+        for process in self.members():
+            self.send(process, SegmentDropped([segment]))
+
+    def attach(self, process: bytes, number: int, segment: int, size: int) -> None:
+        """Answer a request with a segment's descriptor."""
+        self.send_fd(process, Attach(number, segment, size), self._files.duplicate(segment))
+
+    def refuse(self, process: bytes, number: int, text: str) -> None:
+        """Answer a request for memory with an error."""
+        self.reply(process, number, {"kind": "ObjectStoreFullError"}, text)
 
     def processes(self) -> list[tuple[bytes, str, int]]:
         """Id, kind and pid of every process."""

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from engine.core.ids import short
-from engine.core.messages import Attach, Request
+from engine.core.messages import Request
 
 if TYPE_CHECKING:
     from engine.runtime.node import Node
@@ -24,7 +23,7 @@ class Services:
         self._handlers: dict[str, Callable[..., None]] = {
             "segment": self._segment,
             "map": self._map,
-            "release_segments": self._release_segments,
+            "give_up": self._give_up,
             "reserve_name": self._reserve_name,
             "find_actor": self._find_actor,
             "list_named": self._list_named,
@@ -49,38 +48,23 @@ class Services:
     # ------------------------------------------------------------------ shared memory
 
     def _segment(self, peer: bytes, number: int, size: int) -> None:
-        table = self._node.segments
-        segment = table.create(peer, size)
-        if not segment:
-            holders = ", ".join(
-                f"{short(holder)}: {held:,}" for holder, held in table.holders().items()
-            )
-            text = (
-                f"{size:,} bytes do not fit into the object store: {table.used:,} of "
-                f"{table.limit:,} bytes are in use ({holders}). Release references to large "
-                "objects, or start with a larger engine.init(object_store_memory=...)."
-            )
-            self._fail(peer, number, "ObjectStoreFullError", text)
-            return
-        self._attach(peer, number, segment)
+        now = perf_counter()
+        self._node.store.on_request(peer, number, size, now)
+        following = self._node.store.tick(now)
+        if following is not None:
+            self._node.reactor.look_at(following)
+
+    def _give_up(self, peer: bytes, number: int, segments: list[int]) -> None:
+        self._node.store.on_returned(peer, segments)
+        self._node.reply(peer, number, None)
 
     def _map(self, peer: bytes, number: int, segment: int) -> None:
-        self._attach(peer, number, segment)
-
-    def _attach(self, peer: bytes, number: int, segment: int) -> None:
-        found = self._node.segments.descriptor(segment)
-        if found is None:
+        size = self._node.store.size(segment)
+        if size:
+            self._node.attach(peer, number, segment, size)
+        else:
             text = f"segment {segment} is gone, and the object in it with it"
             self._fail(peer, number, "ObjectLostError", text)
-            return
-        fd, size = found
-        self._node.send_fd(peer, Attach(number, segment, size), fd)
-
-    def _release_segments(self, peer: bytes, number: int, segments: list[int]) -> None:
-        for segment in segments:
-            self._node.segments.drop(segment)
-        self._node.drop_mappings(segments)
-        self._node.reply(peer, number, None)
 
     # ------------------------------------------------------------------ names
 
@@ -145,8 +129,8 @@ class Services:
             "NodeID": node.id.hex(),
             "Alive": True,
             "Resources": node.machine.pool.statistics()["total"],
-            "object_store_used": node.segments.used,
-            "object_store_limit": node.segments.limit,
+            "object_store_used": node.store.used,
+            "object_store_limit": node.store.limit,
         }
         self._node.reply(peer, number, [record])
 

@@ -36,17 +36,35 @@ class Values:
     lock, so nothing here that allocates or maps may be either. `free` may.
     """
 
-    def __init__(self, process: bytes, config: Config, request: Callable[..., Any]) -> None:
+    def __init__(
+        self, process: bytes, config: Config, segment_bytes: int, request: Callable[..., Any]
+    ) -> None:
         self._config = config
         self._request = request
         self._lock = threading.Lock()
         self._freed: deque[Block] = deque()
-        self.arena = Arena(process, config.segment_bytes, self._lease_segment)
+        self.arena = Arena(process, segment_bytes, self._lease_segment)
         self._mapped: dict[int, Segment] = {}
 
     def free(self, block: Block) -> None:
         """A block of this process is free; it is taken back at the next allocation."""
         self._freed.append(block)
+
+    def give_up_segments(self) -> list[int]:
+        """Segments in which nothing lies, given up; none while an allocation is under way."""
+        if not self._lock.acquire(blocking=False):
+            return []  # the allocation may be what asks; it gives up its own before it asks
+        try:
+            while self._freed:
+                self.arena.free(self._freed.popleft())
+            return self.arena.release_free_segments()
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Unmap everything that nobody looks at; the rest goes with its last view."""
+        for segment in [*self.arena.segments.values(), *self._mapped.values()]:
+            segment.close()
 
     def bytes_live(self) -> int:
         """Bytes of this process's blocks that hold a value."""
@@ -84,6 +102,9 @@ class Values:
 
     def _lease_segment(self, size: int) -> tuple[int, int, int]:
         answer = self._request("segment", size=size)
+        if isinstance(answer, Reply) and (mine := self.arena.release_free_segments()):
+            self._request("give_up", segments=mine)
+            answer = self._request("segment", size=size)
         if isinstance(answer, Reply):
             raise exceptions.ObjectStoreFullError(answer.error)
         segment, fd, got = answer

@@ -41,6 +41,7 @@ from engine.runtime import client
 from engine.runtime.client import Runtime
 from engine.runtime.concurrency import AsyncCalls, ThreadedCalls
 from engine.runtime.execution import Execution
+from engine.runtime.notebook import Notebook
 from engine.wire.connection import Connection
 
 __all__ = ["Worker", "current_worker", "main"]
@@ -58,8 +59,9 @@ def current_worker() -> Worker | None:
 class Worker:
     """Queue and loop of one worker process."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, notebook: Notebook) -> None:
         self.runtime = runtime
+        self.notebook = notebook
         self.queue: deque[tuple[bytes, Any]] = deque()
         self.execution = Execution(runtime)
         self.stopping: str | None = None
@@ -222,9 +224,11 @@ class Worker:
             self._concurrent.start(peer, message)
         else:
             self._running = item
+            self.notebook.start(message.id)
             try:
                 self.execution.run(peer, message)
             finally:
+                self.notebook.stop()
                 self._running = None
 
     def _create(self, create: CreateActor) -> None:
@@ -262,7 +266,8 @@ def main(sock: socket.socket, process: bytes, _config: bytes) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     hello = Connection(sock, b"", frame_max=64 << 20, passing=True)
-    hello.out.append(Hello(process, os.getpid(), "worker"))
+    notebook = Notebook.create()
+    hello.send_fd(Hello(process, os.getpid(), "worker"), notebook.duplicate())
     sock.setblocking(True)
     hello.flush()
     messages: list[Any] = []
@@ -277,7 +282,7 @@ def main(sock: socket.socket, process: bytes, _config: bytes) -> int:
     hello.peer = welcome.node
     runtime = Runtime(process, config, welcome.node, welcome.info)
     client.set_current(runtime)
-    _worker = worker = Worker(runtime)
+    _worker = worker = Worker(runtime, notebook)
     runtime.attach(hello)
     with runtime.lock:
         runtime._on_messages(hello, messages[1:])

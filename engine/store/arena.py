@@ -4,9 +4,6 @@ A segment is a memfd, so nothing has a name on disk and nothing is left after `k
 goes with the last descriptor. Only the process that leased a segment allocates in it; everybody
 else maps it and reads. A freed block is given out again before untouched memory is: first touch of
 a page costs 15 to 100 times a copy into a warm one.
-
-The first 64 bytes of a segment hold the number of live blocks. Should the process die, the node
-takes the count over and drops the segment when the owners of those blocks have let them go.
 """
 
 from __future__ import annotations
@@ -14,7 +11,6 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable
-from struct import Struct
 from typing import Any
 
 from sortedcontainers import SortedList
@@ -22,10 +18,9 @@ from sortedcontainers import SortedList
 from engine.core.messages import Block
 from engine.exceptions import ObjectStoreFullError
 
-__all__ = ["Arena", "Segment", "live_blocks"]
+__all__ = ["Arena", "Segment"]
 
 _ALIGN = 64
-_COUNT = Struct("<Q")
 
 
 class Segment:
@@ -51,11 +46,6 @@ class Segment:
         except BufferError:  # a view is alive: the last one unmaps
             return False
         return True
-
-
-def live_blocks(fd: int) -> int:
-    """The number of live blocks noted in the segment behind a descriptor."""
-    return int(_COUNT.unpack(os.pread(fd, 8, 0))[0])
 
 
 class Arena:
@@ -90,7 +80,7 @@ class Arena:
         if free > size:
             self._give(segment, offset + size, free - size)
         self._live[segment, offset] = size
-        self._count(self.segments[segment], +1)
+        self.segments[segment].used += 1
         self.bytes_live += size
         return Block(segment, offset, size, self._process)
 
@@ -114,36 +104,30 @@ class Arena:
             self._take(segment, end, after)
             end += after
         self._give(segment, start, end - start)
-        self._count(self.segments[segment], -1)
+        self.segments[segment].used -= 1
 
     def release_free_segments(self) -> list[int]:
         """Give up the segments that hold no block; returns their ids, for the node."""
         gone = []
         for segment in list(self.segments.values()):
             if segment.used == 0:
-                self._take(segment.id, _ALIGN, segment.size - _ALIGN)
+                self._take(segment.id, 0, segment.size)
                 del self.segments[segment.id]
                 segment.close()
                 gone.append(segment.id)
         return gone
 
     def _grow(self, size: int) -> None:
-        need = size + _ALIGN
-        wanted = max(self._segment_bytes, (need + mmap.PAGESIZE - 1) & -mmap.PAGESIZE)
+        need = (size + mmap.PAGESIZE - 1) & -mmap.PAGESIZE
         try:
-            segment_id, fd, got = self._lease(wanted)
+            segment_id, fd, got = self._lease(max(self._segment_bytes, need))
         except ObjectStoreFullError:
-            if wanted == need:
+            if need >= self._segment_bytes:
                 raise
-            wanted = (need + mmap.PAGESIZE - 1) & -mmap.PAGESIZE
-            segment_id, fd, got = self._lease(wanted)
+            segment_id, fd, got = self._lease(need)
         segment = Segment(segment_id, fd, got)
         self.segments[segment_id] = segment
-        self._give(segment_id, _ALIGN, got - _ALIGN)
-
-    def _count(self, segment: Segment, change: int) -> None:
-        segment.used += change
-        _COUNT.pack_into(segment.map, 0, segment.used)
+        self._give(segment_id, 0, got)
 
     def _give(self, segment: int, offset: int, size: int) -> None:
         self._by_size.add((size, segment, offset))

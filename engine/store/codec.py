@@ -24,7 +24,7 @@ from typing import Any
 
 import cloudpickle
 
-from engine.exceptions import SerializationError, TaskError
+from engine.exceptions import ExceptionParts, SerializationError, TaskError
 
 __all__ = [
     "Encoded",
@@ -190,17 +190,21 @@ def encode_definition(thing: Any, limit: int) -> tuple[bytes, bytes, list[Any]]:
 def encode_error(error: BaseException, function_name: str, pid: int) -> bytes:
     """A user's exception as a pickled TaskError; never fails."""
     if isinstance(error, TaskError):  # from a task that this one waited for: keep the origin
-        wrapped = error
+        fields = error.__dict__
+        name, trace, cause = fields["function_name"], fields["traceback_str"], fields["cause"]
+        pid = fields["pid"]
     else:
         text = "".join(traceback.format_exception(_without_engine_frames(error)))
-        wrapped = TaskError(function_name, text.rstrip(), error, pid)
-    try:
-        data = encode(wrapped).data
-        _loads(data)  # exceptions with a custom __init__ often pickle and do not unpickle
-        return data
-    except Exception:  # the cause cannot travel; its text can
-        name, trace = wrapped.function_name, wrapped.traceback_str
-        return _dumps(TaskError(name, trace, None, wrapped.pid), protocol=5)
+        name, trace, cause = function_name, text.rstrip(), error
+    forms = [cause] if cause is None else [cause, ExceptionParts(cause), None]
+    for form in forms:
+        try:
+            data = encode(TaskError(name, trace, form, pid)).data
+            _loads(data)  # exceptions often pickle and do not unpickle
+            return data
+        except Exception:  # the next form carries less: in the end the text alone
+            continue
+    raise AssertionError("a TaskError without its cause always travels")
 
 
 def _without_engine_frames(error: BaseException) -> BaseException:

@@ -119,6 +119,33 @@ def test_around_a_cycle_input_is_taken_without_credit_there_but_not_elsewhere() 
     assert loop.statistics().queue_rows == 1
 
 
+class Ports(Member):
+    """Notes by which port each item came."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+
+    def on_batch(self, port: str, value: Any, meta: Any, sender: int) -> None:
+        self.order.append(port)
+
+
+def test_neither_the_cycle_nor_the_outside_starves() -> None:
+    made = Topology("t")
+    made.member("out", Numbers, 1, (1,))
+    made.member("b", Ports)
+    made.channel("out", "b", forward())
+    made.channel("b", "b", forward(), port="around")
+    plan = plan_topology(made)[1]
+    member = Ports()
+    loop = MemberLoop(plan, member, Sent(), HandClock())
+    for seq in range(4):
+        loop.receive(data(0, seq, 1))
+        loop.receive(Data(1, 0, seq, 1, 16, 0, None, batch_of([1])))
+    run(loop)
+    assert sorted(member.order) == ["around"] * 4 + ["out"] * 4
+    assert len(set(member.order[:2])) == len(set(member.order[2:4])) == 2
+
+
 def test_an_item_larger_than_the_capacity_passes() -> None:
     loop, sent, _ = middle()
     loop.receive(data(0, 0, 50))

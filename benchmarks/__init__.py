@@ -1,0 +1,3 @@
+"""Benchmarks: one file a question. They run from the project's folder and are not installed."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""GAP's kernels on GAP's graphs: ours against scipy, GAP's own binaries, NetworKit, igraph."""
+
+__all__: list[str] = []

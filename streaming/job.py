@@ -1,0 +1,250 @@
+"""A job: sources, the streams built on them, sinks; and running all of it to the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from engine.exceptions import GetTimeoutError
+from engine.topology import MemberStatistics, TopologyHandle
+from streaming.compile import to_topology
+from streaming.explain import explain
+from streaming.member import MemberResult
+from streaming.operators.sink import Prepared
+from streaming.plan import Node, PlanError, SinkNode, SourceNode
+from streaming.progress import ProgressBar, SourceProgress
+from streaming.sinks.base import Sink
+from streaming.sources.base import Source, plain_schema
+from streaming.stages import Stages
+from streaming.stream import Stream
+from streaming.time import Duration, EventTime, duration_ns
+
+__all__ = ["Job", "JobResult"]
+
+_REFRESH_S = 0.2
+
+
+class JobResult(Mapping[str, Any]):
+    """Results of the sinks by name: `result["out"]` is a Table for collect().
+
+    `statistics` has one entry per copy of each member; `late_rows` counts over all of them.
+    """
+
+    def __init__(
+        self, sinks: Mapping[str, Any], statistics: list[MemberStatistics], late_rows: int
+    ) -> None:
+        self._sinks = dict(sinks)
+        self.statistics = statistics
+        self.late_rows = late_rows
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._sinks:
+            raise KeyError(f"no sink {name!r}; there are {list(self._sinks)}")
+        return self._sinks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sinks)
+
+    def __len__(self) -> int:
+        return len(self._sinks)
+
+    def __repr__(self) -> str:
+        return f"JobResult({self._sinks!r}, late_rows={self.late_rows})"
+
+
+class Job:
+    """A stream computation under construction; building it runs nothing."""
+
+    def __init__(self, name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise PlanError(f"Job: expected a name, found {name!r}")
+        self.name = name
+        self._names: set[str] = set()
+        self._sinks: list[SinkNode] = []
+        self._sources: list[SourceNode] = []
+
+    def source(
+        self,
+        source: Source,
+        *,
+        name: str | None = None,
+        event_time: str | None = None,
+        out_of_orderness: Duration = 0,
+        idle_after: Duration | None = None,
+    ) -> Stream:
+        """Rows of a source.
+
+        event_time: the column that says when a row happened, timestamp or int64 (milliseconds).
+        out_of_orderness: how much later than the newest row an older one may come, at most, and
+        still be on time; the watermark is the newest event time less this.
+        idle_after: a copy that has had no rows for so long is not waited for; None: it is.
+        """
+        if not isinstance(source, Source):
+            raise TypeError(
+                f"source: expected a source such as from_rows(...) or read_parquet(...), "
+                f"found {type(source).__name__}"
+            )
+        chosen = self._unique_name("source") if name is None else self._claim_name(name)
+        found = source.schema()
+        schema = None if found is None else plain_schema(found)
+        time = None
+        if event_time is not None:
+            time = _event_time(chosen, schema, event_time, out_of_orderness, idle_after)
+        elif out_of_orderness != 0 or idle_after is not None:
+            raise PlanError(f"source {chosen!r}: out_of_orderness and idle_after need event_time=")
+        note = f"source {chosen!r} has none: give job.source(..., event_time='column')"
+        if schema is not None:
+            note += f", one of {_time_columns(schema) or schema.names}"
+        node = SourceNode(
+            name=chosen, inputs=(), schema=schema, time=time, time_note=note, source=source
+        )
+        self._sources.append(node)
+        return Stream(self, node)
+
+    def explain(self, parallelism: int | None = None) -> str:
+        """The members the job is run as, what is fused in each, and how rows travel."""
+        return explain(self.name, self._stages(parallelism))
+
+    def run(
+        self,
+        parallelism: int | None = None,
+        *,
+        inline: bool = False,
+        progress: bool | None = None,
+    ) -> JobResult:
+        """Run until every source has ended, and return the results of the sinks.
+
+        parallelism: copies of sources and keyed steps; None: the cores this process may use.
+        inline: everything in this thread, deterministic (tests, debugging).
+        progress: a line on the terminal; None: only if stderr is one.
+
+        An exception in a step stops the job and is raised here as TaskError (also an instance of
+        the exception's own class); no sink has committed anything then.
+        """
+        stages = self._stages(parallelism)
+        for sink in self._sinks:
+            sink.sink.check(sink.schema)
+        topology = to_topology(self.name, stages, inline)
+        times = {node.name: node.time for node in self._sources}
+        with (
+            topology.deploy(inline=inline) as handle,
+            ProgressBar(self.name, SourceProgress(times), progress) as bar,
+        ):
+            results = _wait(handle, bar)
+            statistics = handle.statistics()
+        copies = [copy for member in results.values() for copy in member]
+        late_rows = sum(copy.counters.get("late_rows", 0) for copy in copies)
+        return JobResult(self._commit(copies), statistics, late_rows)
+
+    def _commit(self, copies: list[MemberResult]) -> dict[str, Any]:
+        """Every copy has prepared: make all results visible, then gather them."""
+        results = {}
+        for node in self._sinks:
+            prepared: list[Prepared] = [c.sinks[node.name] for c in copies if node.name in c.sinks]
+            for one in prepared:
+                if one.token is not None:
+                    node.sink.commit(one.token)
+            results[node.name] = node.sink.combine([p.result for p in prepared], node.schema)
+        return results
+
+    def _stages(self, parallelism: int | None) -> Stages:
+        if parallelism is None:
+            parallelism = len(os.sched_getaffinity(0))
+        if not isinstance(parallelism, int) or parallelism < 1:
+            raise PlanError(f"parallelism: expected a positive int, found {parallelism!r}")
+        if not self._sources:
+            raise PlanError(f"job {self.name!r} has no source; add one with job.source(...)")
+        if not self._sinks:
+            raise PlanError(
+                f"job {self.name!r} has no sink, so nothing would come out; "
+                f"add one with stream.sink(collect())"
+            )
+        return Stages(self._sinks, parallelism)
+
+    def _add_sink(self, node: Node, sink: Sink, name: str | None) -> None:
+        """For `Stream.sink`."""
+        if not isinstance(sink, Sink):
+            raise TypeError(
+                f"sink: expected a sink such as collect() or write_parquet(...), "
+                f"found {type(sink).__name__}"
+            )
+        chosen = sink.default_name if name is None else name
+        if any(other.name == chosen for other in self._sinks):
+            raise PlanError(
+                f"sink: there is a sink {chosen!r} already; give this one another name="
+            )
+        sink.check(node.schema)
+        self._sinks.append(
+            SinkNode(
+                name=chosen,
+                inputs=(node,),
+                schema=node.schema,
+                time=node.time,
+                time_note=node.time_note,
+                sink=sink,
+            )
+        )
+
+    def _unique_name(self, verb: str) -> str:
+        """`verb`, or with a number when it is taken: names are stable from run to run."""
+        name, number = verb, 1
+        while name in self._names:
+            number += 1
+            name = f"{verb}-{number}"
+        self._names.add(name)
+        return name
+
+    def _claim_name(self, name: str) -> str:
+        if not isinstance(name, str) or not name:
+            raise PlanError(f"source: expected a name, found {name!r}")
+        if name in self._names:
+            raise PlanError(f"source: the name {name!r} is taken; give another name=")
+        self._names.add(name)
+        return name
+
+
+def _event_time(
+    name: str,
+    schema: Any,
+    column: str,
+    out_of_orderness: Duration,
+    idle_after: Duration | None,
+) -> EventTime:
+    what = f"source {name!r}"
+    if schema is None:
+        raise PlanError(f"{what}: event_time needs a source that knows its columns beforehand")
+    if column not in schema.names:
+        raise PlanError(f"{what}: no event-time column {column!r}; there are {schema.names}")
+    type_ = schema.field(column).type
+    if EventTime.tick_ns(type_) is None:
+        raise PlanError(
+            f"{what}: event-time column {column!r}: expected timestamp or int64 (milliseconds), "
+            f"found {type_}; cast it before, or choose one of {_time_columns(schema)}"
+        )
+    bound_ns = duration_ns(out_of_orderness, f"{what}: out_of_orderness")
+    idle_ns = None if idle_after is None else duration_ns(idle_after, f"{what}: idle_after")
+    if bound_ns < 0 or (idle_ns is not None and idle_ns <= 0):
+        raise PlanError(f"{what}: out_of_orderness and idle_after must not be negative")
+    # A bound finer than a tick is rounded up: never more rows late than asked for.
+    tick_ns = EventTime.tick_ns(type_) or 1
+    return EventTime(
+        column,
+        type_,
+        out_of_orderness=-(-bound_ns // tick_ns),
+        idle_after_s=None if idle_ns is None else idle_ns / 1e9,
+    )
+
+
+def _time_columns(schema: Any) -> list[str]:
+    return [field.name for field in schema if EventTime.tick_ns(field.type) is not None]
+
+
+def _wait(handle: TopologyHandle, bar: ProgressBar) -> dict[str, list[MemberResult]]:
+    if not bar.is_shown:
+        return handle.wait()
+    while True:
+        try:
+            return handle.wait(timeout=_REFRESH_S)
+        except GetTimeoutError:
+            bar.update(handle.statistics())

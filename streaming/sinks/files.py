@@ -1,0 +1,199 @@
+"""File sinks: Parquet, CSV, JSON (one object a line).
+
+Every copy writes parts of its own into one directory: `part-<copy>-<number>.<suffix>`. A part is
+written under a temporary name that begins with "." (readers of directories skip it), synced to
+disk by `prepare`, and renamed by `commit`: a visible part is complete. Exactly once when commits
+follow snapshots; after a failed job only temporary files remain, and the next run of the same job
+overwrites them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from streaming.rows import to_rows
+from streaming.sinks.base import Sink, Writer
+
+__all__ = ["FileSink", "Written", "write_csv", "write_json", "write_parquet"]
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a file sink has written: rows, and the paths of the parts in order of their names."""
+
+    rows: int
+    files: tuple[str, ...]
+
+
+class _Encoder(Protocol):
+    def write(self, batch: pa.RecordBatch) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def write_parquet(directory: PathLike, *, compression: str = "zstd") -> Sink:
+    """Parquet files in `directory`, which is made if needed and must hold no parts yet."""
+    return FileSink(Path(directory), "parquet", compression)
+
+
+def write_csv(directory: PathLike) -> Sink:
+    """CSV files with a header line in `directory`, which must hold no parts yet."""
+    return FileSink(Path(directory), "csv", "")
+
+
+def write_json(directory: PathLike) -> Sink:
+    """JSON files, one object a line, in `directory`, which must hold no parts yet.
+
+    Times are written as ISO 8601 texts, binary values are refused.
+    """
+    return FileSink(Path(directory), "json", "")
+
+
+class FileSink(Sink):
+    """See `write_parquet`, `write_csv`, `write_json`."""
+
+    def __init__(self, directory: Path, kind: str, compression: str) -> None:
+        self._directory = directory.absolute()
+        self._kind = kind
+        self._compression = compression
+        self.default_name = kind
+
+    def check(self, schema: pa.Schema | None) -> None:
+        """FileExistsError when there are parts already: old and new results would mix."""
+        if self._directory.exists() and not self._directory.is_dir():
+            raise FileExistsError(f"write_{self._kind}: {self._directory} is not a directory")
+        present = sorted(self._directory.glob(f"part-*.{self._kind}"))
+        if present:
+            raise FileExistsError(
+                f"write_{self._kind}: {self._directory} already holds {len(present)} parts "
+                f"({present[0].name}, ...); choose an empty directory"
+            )
+        if schema is not None and self._kind == "csv":
+            nested = [f.name for f in schema if pa.types.is_nested(f.type)]
+            if nested:
+                raise TypeError(f"write_csv: columns {nested} are nested; use Parquet or JSON")
+
+    def open(self, index: int, parallelism: int) -> Writer:
+        """Writes the parts of one copy."""
+        return _PartWriter(self._directory, self._kind, index, self._encoder)
+
+    def commit(self, token: Any) -> None:
+        """Rename the temporary file, durably."""
+        temporary, final = token
+        if os.path.exists(temporary):
+            os.replace(temporary, final)
+            _sync(self._directory)
+
+    def abort(self, token: Any) -> None:
+        """Delete the temporary file."""
+        Path(token[0]).unlink(missing_ok=True)
+
+    def combine(self, results: Sequence[Written], schema: pa.Schema | None) -> Written:
+        """All parts of all copies."""
+        files = sorted(path for result in results for path in result.files)
+        return Written(sum(result.rows for result in results), tuple(files))
+
+    def describe(self) -> str:
+        """The verb and the last part of the path."""
+        return f"write_{self._kind}({self._directory.name!r})"
+
+    def _encoder(self, file: pa.NativeFile, schema: pa.Schema) -> _Encoder:
+        if self._kind == "parquet":
+            encoder: _Encoder = pq.ParquetWriter(file, schema, compression=self._compression)
+            return encoder
+        return pacsv.CSVWriter(file, schema) if self._kind == "csv" else _JsonEncoder(file)
+
+
+class _JsonEncoder:
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        lines = (json.dumps(row, default=_json_value) for row in to_rows(batch))
+        self._file.write("".join(f"{line}\n" for line in lines).encode())
+
+    def close(self) -> None:
+        self._file.flush()
+
+
+def _json_value(value: Any) -> str:
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())
+    if type(value).__name__ == "Decimal":
+        return str(value)
+    raise TypeError(f"write_json: cannot write {value!r} ({type(value).__name__})")
+
+
+class _PartWriter(Writer):
+    def __init__(
+        self,
+        directory: Path,
+        kind: str,
+        index: int,
+        encoder: Callable[[pa.NativeFile, pa.Schema], _Encoder],
+    ) -> None:
+        self._directory = directory
+        self._kind = kind
+        self._index = index
+        self._make_encoder = encoder
+        self._number = 0
+        self._rows = 0
+        self._files: list[str] = []
+        self._file: pa.NativeFile | None = None
+        self._encoder: _Encoder | None = None
+        self._schema: pa.Schema | None = None
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        if self._encoder is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._file = pa.OSFile(str(self._temporary()), "wb")
+            self._schema = batch.schema
+            self._encoder = self._make_encoder(self._file, batch.schema)
+        elif not batch.schema.equals(self._schema):
+            raise TypeError(
+                f"write_{self._kind}: rows have changed from\n{self._schema}\nto\n{batch.schema}\n"
+                f"pass schema= to the map that makes them"
+            )
+        self._encoder.write(batch)
+        self._rows += batch.num_rows
+
+    def prepare(self) -> Any:
+        if self._encoder is None or self._file is None:
+            return None
+        self._encoder.close()
+        self._file.close()
+        token = [str(self._temporary()), str(self._final())]
+        _sync(self._temporary())
+        self._files.append(token[1])
+        self._encoder = self._file = None
+        self._number += 1
+        return token
+
+    def result(self) -> Written:
+        return Written(self._rows, tuple(self._files))
+
+    def _final(self) -> Path:
+        return self._directory / f"part-{self._index:05d}-{self._number:05d}.{self._kind}"
+
+    def _temporary(self) -> Path:
+        return self._directory / f".part-{self._index:05d}-{self._number:05d}.{self._kind}.tmp"
+
+
+def _sync(path: Path) -> None:
+    # Of a directory too: a rename is durable only when the directory entry is.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Tests of the engine: pure machines first, then real processes."""

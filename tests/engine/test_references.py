@@ -1,0 +1,245 @@
+"""References across processes: lent, nested, outliving their makers, and lost ones."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import engine
+from engine import exceptions
+from tests.engine.support import alive, bytes_live, eventually, home
+
+SECONDS = 10.0
+LARGE = 1 << 20
+
+
+@engine.remote
+class Keeper:
+    """Keeps references and values for others."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+
+    def keep(self, refs: list[Any]) -> int:
+        self.kept += refs
+        return os.getpid()
+
+    def make(self, value: int, size: int) -> list[Any]:
+        self.kept.append(engine.put(np.full(size, value, dtype=np.uint8)))
+        return [self.kept[-1]]
+
+    def give(self) -> list[Any]:
+        return self.kept
+
+    def read(self) -> list[int]:
+        return [int(value[-1]) for value in engine.get(self.kept)]
+
+    def drop(self) -> None:
+        self.kept.clear()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def test_a_reference_in_a_container_stays_a_reference(cluster: Any) -> None:
+    @cluster.remote
+    def kind(x: Any, box: Any, keyword: Any = None) -> list[str]:
+        return [type(x).__name__, type(box[0]).__name__, type(keyword).__name__]
+
+    ref = cluster.put(1)
+    assert cluster.get(kind.remote(ref, [ref], keyword=ref)) == ["int", "ObjectRef", "int"]
+
+
+def test_a_reference_that_comes_back_is_the_same_object(cluster: Any) -> None:
+    @cluster.remote
+    def echo(box: list[Any]) -> list[Any]:
+        return box
+
+    ref = cluster.put(1)
+    (back,) = cluster.get(echo.remote([ref]))
+    assert back is ref
+    assert {ref: 1}[back] == 1
+    assert copy.copy(ref) is ref
+    assert copy.deepcopy([ref])[0] is ref
+
+
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_a_borrower_keeps_an_object_alive(cluster: Any, size: int) -> None:
+    before = bytes_live()
+    keeper = Keeper.remote()
+    ref = cluster.put(np.full(size, 7, dtype=np.uint8))
+    cluster.get(keeper.keep.remote([ref]))
+    del ref
+    bytes_live()
+    others = [cluster.put(np.full(size, 9, dtype=np.uint8)) for _ in range(3)]
+    assert cluster.get(keeper.read.remote()) == [7]
+    del others
+    cluster.get(keeper.drop.remote())
+    eventually(lambda: bytes_live() == before)
+
+
+def test_a_chain_of_borrowers(cluster: Any) -> None:
+    before = bytes_live()
+    first, second = Keeper.remote(), Keeper.remote()
+    cluster.get(first.keep.remote([cluster.put(np.full(LARGE, 7, dtype=np.uint8))]))
+    cluster.get(second.keep.remote(cluster.get(first.give.remote())))
+    cluster.get(first.drop.remote())
+    gc.collect()
+    bytes_live()
+    other = cluster.put(np.full(LARGE, 9, dtype=np.uint8))
+    assert cluster.get(second.read.remote(), timeout=SECONDS) == [7]
+    cluster.get(second.drop.remote())
+    del other
+    eventually(lambda: bytes_live() == before)
+
+
+def test_the_death_of_a_borrower_frees(cluster: Any) -> None:
+    before = bytes_live()
+    keeper = Keeper.remote()
+    pid = cluster.get(keeper.keep.remote([cluster.put(np.zeros(LARGE, dtype=np.uint8))]))
+    assert bytes_live() > before
+    os.kill(pid, 9)
+    eventually(lambda: bytes_live() == before)
+
+
+def test_a_value_owned_by_an_actor_is_read_by_the_driver(cluster: Any) -> None:
+    keeper = Keeper.remote()
+    (ref,) = cluster.get(keeper.make.remote(5, LARGE))
+    assert int(cluster.get(ref)[-1]) == 5
+    cluster.get(keeper.drop.remote())
+    assert int(cluster.get(ref)[-1]) == 5
+
+
+def test_a_pending_reference_may_be_passed_on(cluster: Any) -> None:
+    @cluster.remote
+    def late(box: list[Any]) -> int:
+        return cluster.get(box[0])
+
+    @cluster.remote
+    def early() -> int:
+        return 5
+
+    assert cluster.get(late.remote([early.remote()]), timeout=SECONDS) == 5
+
+
+def test_the_death_of_the_owner_is_a_named_error(cluster: Any) -> None:
+    keeper = Keeper.remote()
+    (ref,) = cluster.get(keeper.make.remote(5, LARGE))
+    pid = cluster.get(keeper.pid.remote())
+    os.kill(pid, 9)
+    eventually(lambda: not alive(pid))
+    with pytest.raises(exceptions.OwnerDiedError, match=rf"pid {pid}.*SIGKILL"):
+        cluster.get(ref, timeout=SECONDS)
+
+
+def test_a_value_here_survives_the_death_of_its_owner(cluster: Any) -> None:
+    keeper = Keeper.remote()
+    (ref,) = cluster.get(keeper.make.remote(5, LARGE))
+    value = cluster.get(ref)
+    os.kill(cluster.get(keeper.pid.remote()), 9)
+    with pytest.raises(exceptions.ActorDiedError):
+        cluster.get(keeper.pid.remote(), timeout=SECONDS)
+    assert int(value.sum()) == 5 * LARGE
+    assert int(cluster.get(ref)[-1]) == 5
+
+
+def test_a_reference_owned_by_the_dead_that_arrives_late(cluster: Any) -> None:
+    """The driver knows that the owner is dead before it ever sees the reference."""
+    maker, keeper = Keeper.remote(), Keeper.remote()
+
+    @cluster.remote
+    def move(source: Any, target: Any) -> None:
+        refs = cluster.get(source.make.remote(5, 10))
+        cluster.get(target.keep.remote(refs))
+
+    cluster.get(move.remote(maker, keeper), timeout=SECONDS)
+    pid = cluster.get(maker.pid.remote())
+    os.kill(pid, 9)
+    with pytest.raises(exceptions.ActorDiedError):
+        cluster.get(maker.pid.remote(), timeout=SECONDS)
+    (ref,) = cluster.get(keeper.give.remote(), timeout=SECONDS)
+    with pytest.raises(exceptions.OwnerDiedError):
+        cluster.get(ref, timeout=SECONDS)
+    assert cluster.wait([ref], timeout=SECONDS) == ([ref], [])
+    late = Keeper.remote()
+    assert cluster.get(late.keep.remote([ref]), timeout=SECONDS) > 0
+    with pytest.raises(exceptions.ObjectLostError):
+        cluster.get(late.read.remote(), timeout=SECONDS)
+
+
+def test_a_task_that_depends_on_a_lost_object_fails(cluster: Any) -> None:
+    keeper = Keeper.remote()
+    (ref,) = cluster.get(keeper.make.remote(5, 10))
+    os.kill(cluster.get(keeper.pid.remote()), 9)
+
+    @cluster.remote
+    def use(x: Any) -> Any:
+        return x
+
+    with pytest.raises(exceptions.ObjectLostError):
+        cluster.get(use.remote(use.remote(ref)), timeout=SECONDS)
+
+
+def test_a_closure_keeps_the_references_it_captured(cluster: Any) -> None:
+    ref = cluster.put(np.full(LARGE, 4, dtype=np.uint8))
+
+    @cluster.remote
+    def use() -> int:
+        return int(cluster.get(ref)[-1])
+
+    assert cluster.get(use.remote()) == 4
+    del ref
+    gc.collect()
+    assert cluster.get([use.remote() for _ in range(4)]) == [4] * 4
+
+
+def test_references_know_their_id(cluster: Any) -> None:
+    ref = cluster.put(1)
+    assert ref.hex() == ref.binary().hex()
+    assert ref.hex() in repr(ref)
+    assert len(ref.binary()) == 16
+    assert ref.binary().startswith(home().id)
+
+
+@pytest.mark.parametrize("wrap", [lambda ref: ref, lambda ref: [{"deep": ref}]])
+def test_pickling_by_hand_is_refused(cluster: Any, wrap: Any) -> None:
+    with pytest.raises(exceptions.OutOfBandObjectRefSerializationException, match=r"engine\.put"):
+        pickle.dumps(wrap(cluster.put(1)))
+
+
+def test_a_future_delivers_value_and_error(cluster: Any) -> None:
+    @cluster.remote
+    def f(fail: bool) -> int:
+        if fail:
+            raise KeyError("f")
+        return 4
+
+    assert f.remote(False).future().result(SECONDS) == 4
+    assert isinstance(f.remote(True).future().exception(SECONDS), KeyError)
+    assert cluster.put(3).future().result(SECONDS) == 3
+
+
+def test_nothing_is_held_after_everything_was_dropped(cluster: Any) -> None:
+    @cluster.remote
+    def f(box: list[Any]) -> list[Any]:
+        return [*box, cluster.put(1)]
+
+    gc.collect()
+    bytes_live()
+    before = set(home().owner.objects.counts())
+    refs = [cluster.put([cluster.put(i)]) for i in range(10)]
+    results = [f.remote([ref]) for ref in refs]
+    assert len(cluster.get(results)) == 10
+    del refs, results
+
+    def left() -> bool:
+        bytes_live()
+        return set(home().owner.objects.counts()) <= before
+
+    eventually(left, what="objects held")

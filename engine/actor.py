@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, NoReturn
 
 from engine.core.callers import ActorClient
 from engine.core.dispatch import Task
@@ -14,12 +14,13 @@ from engine.generators import ObjectRefGenerator
 from engine.options import ACTOR, METHOD, check_options, resources_of, returns_of, window_of
 from engine.runtime.arguments import attach_arguments
 from engine.runtime.client import Runtime
+from engine.runtime.execution import ActorExit
 from engine.session import runtime
 from engine.signatures import SignatureCheck
 from engine.store import codec
 from engine.store.refs import ObjectRef, adopt
 
-__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "find_actor", "method"]
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "find_actor", "method"]
 
 _PROBES = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
 
@@ -33,6 +34,14 @@ def method(**options: Any) -> Any:
         return function
 
     return decorate
+
+
+def exit_actor() -> NoReturn:
+    """End the actor whose method is running, for good; its pending calls raise ActorDiedError."""
+    home = runtime()
+    if getattr(home.running, "actor", None) is None:
+        raise TypeError("exit_actor() is for methods of actors; this code runs outside of one")
+    raise ActorExit("exited by exit_actor()")
 
 
 class _Method:

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
+from contextvars import ContextVar
 from time import perf_counter
 from typing import Any
 
@@ -32,7 +33,6 @@ from engine.core.messages import (
     SegmentDropped,
     SegmentsReturned,
     Value,
-    WorkerDied,
     encode_failure,
 )
 from engine.core.objects import Entry
@@ -47,6 +47,7 @@ from engine.wire.connection import Connection
 __all__ = ["Runtime", "current", "set_current"]
 
 _current: Runtime | None = None
+_running: ContextVar[Any] = ContextVar("engine_running", default=None)
 # How long a worker waits inside user code before it gives its slot back: less would make a round
 # trip to the node out of every short wait.
 _PATIENCE_SECONDS = 300e-6
@@ -88,7 +89,9 @@ class Runtime:
         self._connecting: dict[bytes, list[Any]] = {}
         self.released: deque[bytes] = deque()
         self.dropped_streams: deque[bytes] = deque()
-        self.values = Values(process, config, info["segment_bytes"], self.request)
+        self.values = Values(
+            process, config, info["segment_bytes"], self.request, self.settle
+        )
         self.definitions: dict[bytes, bytes] = {}
         self.pinned: list[Any] = []  # references that exported definitions have captured
         self._replies: dict[int, Any] = {}
@@ -109,8 +112,16 @@ class Runtime:
         self.unclaimed: Callable[[bytes, Any], None] | None = None  # what is not for an owner
         self.on_peer_gone: Callable[[bytes], None] | None = None
         self.before_block: Callable[[], None] | None = None
-        self.running: Any = None  # what runs now, set by the worker
         self._blocked = 0
+
+    @property
+    def running(self) -> Any:
+        """The call whose code is running here: by thread, or by coroutine."""
+        return _running.get()
+
+    @running.setter
+    def running(self, call: Any) -> None:
+        _running.set(call)
 
     # ------------------------------------------------------------------ messages
 
@@ -200,9 +211,7 @@ class Runtime:
     def _on_peer(self, connection: Connection, message: Peer) -> None:
         waiting = self._connecting.pop(message.process, [])
         if not message.alive:
-            died = WorkerDied(message.process, 0, "is gone")
-            self.owner.handle(connection.peer, died, perf_counter())
-            return
+            return  # why was told just before, by WorkerDied
         sock = socket_from(connection.take_descriptor())
         peer = Connection(sock, message.process, frame_max=self.config.frame_bytes_max)
         peer.pid = message.pid
@@ -243,6 +252,12 @@ class Runtime:
         if process not in self.connections and process not in self._connecting:
             self._connecting[process] = []
             self.reactor.send(self.connections[self.node], Connect(process), True)
+
+    def settle(self) -> None:
+        """`drain` for callers without the lock."""
+        if self.released:
+            with self.lock:
+                self.drain()
 
     def drain(self) -> None:
         """Tell the object table of references that died. Under the lock."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import os
 import threading
 from collections import deque
 from time import perf_counter
@@ -174,6 +173,7 @@ class AsyncCalls:
 
     async def _run(self, peer: bytes, call: Any) -> None:
         execution = self._execution
+        execution.runtime.running = call  # of this coroutine's context
         start = perf_counter()
         try:
             function = execution.method(call.method)
@@ -187,8 +187,7 @@ class AsyncCalls:
         except asyncio.CancelledError:
             execution.cancelled(peer, call)
         except SystemExit as error:
-            self._reactor.flush()
-            os._exit(error.code if isinstance(error.code, int) else 0)
+            execution.leave(error)
         except BaseException as error:  # user code may raise anything; it becomes the result
             execution.fail(peer, call, error, start)
         else:

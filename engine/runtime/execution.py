@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.core.messages import (
     ERROR_USER,
     STREAMING,
     ActorCall,
+    ActorChanged,
     Call,
     Done,
     DoneMany,
@@ -27,10 +29,18 @@ from engine.store import codec
 if TYPE_CHECKING:
     from engine.runtime.client import Runtime
 
-__all__ = ["Deferred", "Execution"]
+__all__ = ["ActorExit", "Deferred", "Execution"]
 
 _PLAIN = (int, float, str, bytes, bool, type(None))
 _NONE = codec.encode(None).data
+
+
+class ActorExit(SystemExit):
+    """The actor wants to end; `cause` is what its callers are told."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(0)
+        self.cause = cause
 
 
 class Deferred:
@@ -182,9 +192,22 @@ class Execution:
 
     def _leave_or_cancel(self, peer: bytes, call: Any, error: BaseException) -> None:
         if isinstance(error, SystemExit):
-            self.runtime.reactor.flush()
-            os._exit(error.code if isinstance(error.code, int) else 0)
+            self.leave(error)
         self.cancelled(peer, call)
+
+    def leave(self, error: SystemExit) -> NoReturn:
+        """End this process as user code asked, after everything said so far has left it."""
+        runtime = self.runtime
+        with runtime.lock:
+            if isinstance(error, ActorExit):
+                text = f"actor {self.actor_class} {error.cause}"
+                failure = encode_failure("ActorDiedError", text)
+                dead = ActorChanged(self.actor_id, "dead", b"", error.cause, failure)
+                runtime.send(runtime.node, dead)
+            runtime.reactor.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.code if isinstance(error.code, int) else 0)
 
     def cancelled(self, peer: bytes, call: Any) -> None:
         """Answer a call that was cancelled."""
@@ -318,7 +341,7 @@ def _call(execution: Execution) -> Any:
 
 def _terminate(execution: Execution) -> Any:
     def leave() -> None:
-        raise SystemExit(0)
+        raise ActorExit("ended by __ray_terminate__")
 
     return leave
 

@@ -59,6 +59,9 @@ from engine.wire.connection import Connection
 
 __all__ = ["Node", "main"]
 
+# Dead processes whose pid and cause can still be told to those who ask late.
+_DEAD_KEPT = 10_000
+
 
 class _Process:
     """A process of this node: the driver, a worker, or the zygote."""
@@ -92,6 +95,7 @@ class Node:
         self._files = SegmentFiles()
         self.services = Services(self)
         self._processes: dict[bytes, _Process] = {}
+        self._dead: dict[bytes, tuple[int, str]] = {}
         self.stopping = ""
         self._driver = start["driver"]
         self._handlers: dict[type, Callable[[bytes, Any], None]] = {
@@ -241,6 +245,9 @@ class Node:
         worker = self.machine.on_died(process, now)
         if worker is None:
             self.machine.on_start_failed(now)
+        self._dead[process] = (record.pid, died.cause)
+        if len(self._dead) > _DEAD_KEPT:
+            del self._dead[next(iter(self._dead))]
         for peer in record.peers:
             self.send(peer, died)
         self.send(self._driver, died)
@@ -289,7 +296,9 @@ class Node:
         if first is None:
             return
         if second is None:
-            self.send(one, Peer(other, 0, False))
+            pid, cause = self._dead.get(other, (0, "is gone"))
+            self.send(one, WorkerDied(other, pid, cause))
+            self.send(one, Peer(other, pid, False))
             return
         if other in first.peers or one == other:
             return

@@ -32,15 +32,22 @@ __all__ = ["Values"]
 class Values:
     """Stores, maps and decodes values.
 
-    `request(what, **args)` asks the node and waits; it must not be called under the runtime's
+    `settle()` tells the object table of dead references. `request(what, **args)` asks the node and
+    waits; it must not be called under the runtime's
     lock, so nothing here that allocates or maps may be either. `free` may.
     """
 
     def __init__(
-        self, process: bytes, config: Config, segment_bytes: int, request: Callable[..., Any]
+        self,
+        process: bytes,
+        config: Config,
+        segment_bytes: int,
+        request: Callable[..., Any],
+        settle: Callable[[], None],
     ) -> None:
         self._config = config
         self._request = request
+        self._settle = settle
         self._lock = threading.Lock()
         self._freed: deque[Block] = deque()
         self.arena = Arena(process, segment_bytes, self._lease_segment)
@@ -94,6 +101,7 @@ class Values:
 
     def allocate(self, size: int) -> Block:
         """A block of shared memory of our own; its content is whatever lay there before."""
+        self._settle()  # blocks of references that have just died are the warmest
         with self._lock:
             freed, arena = self._freed, self.arena
             while freed:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,6 +24,13 @@ from typing import Any
 import cloudpickle
 
 from engine.exceptions import ExceptionParts, SerializationError, TaskError
+from engine.store.arrow import (
+    ArrowPart,
+    arrow_part,
+    read_arrow,
+    read_small_batch,
+    small_batch,
+)
 
 __all__ = [
     "Encoded",
@@ -82,7 +88,7 @@ class Encoded:
         for index, part in enumerate(self.buffers):
             size = part.nbytes
             _U64.pack_into(view, 16 + 8 * index, size)
-            if isinstance(part, _ArrowPart):
+            if isinstance(part, ArrowPart):
                 part.write_into(view[at : at + size])
             elif size:
                 view[at : at + size] = part
@@ -110,7 +116,10 @@ def encode(value: Any) -> Encoded:
 
     Raises SerializationError (a TypeError) that names the path to what cannot be pickled.
     """
-    arrow = _arrow_part(value)
+    small = small_batch(value)
+    if small is not None:
+        return Encoded(_SMALL_BATCH, small, [])
+    arrow = arrow_part(value)
     outer = contained_refs()
     refs: list[Any] = []
     _local.refs = refs
@@ -214,78 +223,25 @@ def _without_engine_frames(error: BaseException) -> BaseException:
     return error.with_traceback(trace) if trace is not None else error
 
 
-# ------------------------------------------------------------------------------ Arrow
-
-
-class _ArrowPart:
-    """An Arrow table or batch as an IPC stream that is written on demand."""
-
-    __slots__ = ("kind", "nbytes", "value")
-
-    def __init__(self, value: Any, kind: str) -> None:
-        import pyarrow as pa
-
-        self.value = value
-        self.kind = kind
-        counter = pa.MockOutputStream()
-        self._write(counter)
-        self.nbytes = counter.size()
-
-    def _write(self, sink: Any) -> None:
-        import pyarrow as pa
-
-        with pa.ipc.new_stream(sink, self.value.schema) as writer:
-            writer.write(self.value)
-
-    def write_into(self, view: memoryview) -> None:
-        import pyarrow as pa
-
-        self._write(pa.FixedSizeBufferWriter(pa.py_buffer(view)))
-
-    def tobytes(self) -> bytes:
-        import pyarrow as pa
-
-        sink = pa.BufferOutputStream()
-        self._write(sink)
-        return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
-
-
 class _ArrowStandIn:
-    """Pickles to a call of `_read_arrow` with one out-of-band buffer (the IPC stream)."""
+    """Pickles to a call of `read_arrow` with one out-of-band buffer (the IPC stream)."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _read_arrow, (self.kind, pickle.PickleBuffer(b""))
+        return read_arrow, (self.kind, pickle.PickleBuffer(b""))
 
 
-def _arrow_part(value: Any) -> _ArrowPart | None:
-    module = type(value).__module__
-    if not module.startswith("pyarrow"):
-        return None
-    pa = sys.modules["pyarrow"]
-    if isinstance(value, pa.RecordBatch):
-        return _ArrowPart(value, "batch")
-    if isinstance(value, pa.Table):
-        return _ArrowPart(value, "table")
-    if isinstance(value, pa.Array):
-        return _ArrowPart(pa.record_batch([value], ["value"]), "array")
-    if isinstance(value, pa.ChunkedArray):
-        return _ArrowPart(pa.table([value], ["value"]), "chunked")
-    return None
+class _SmallBatchStandIn:
+    """Pickles to a call of `read_small_batch` with two out-of-band buffers."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return read_small_batch, (pickle.PickleBuffer(b""), pickle.PickleBuffer(b""))
 
 
-def _read_arrow(kind: str, buffer: Any) -> Any:
-    import pyarrow as pa
-
-    with pa.ipc.open_stream(pa.py_buffer(buffer)) as reader:
-        if kind == "table":
-            return reader.read_all()
-        if kind == "chunked":
-            return reader.read_all().column(0)
-        batch = reader.read_next_batch()
-    return batch if kind == "batch" else batch.column(0)
+# The same for every batch: what differs lies in the buffers.
+_SMALL_BATCH = _dumps(_SmallBatchStandIn(), protocol=5, buffer_callback=lambda _buffer: False)
 
 
 # ------------------------------------------------------------------------------ explaining

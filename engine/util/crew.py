@@ -1,0 +1,496 @@
+"""A crew of worker actors that runs plain functions: what `Pool` and `Executor` stand on.
+
+Work comes as *segments* (one function, many argument tuples, a sink for the outcomes). A worker has
+one *batch* at a time. How many items go into a batch follows the measured cost of the function, so
+that short items do not pay for a message each; an item is still the unit of balance: a batch that
+takes longer than expected is asked to hand its outcomes over and give its unstarted items back.
+
+Nobody polls: outcomes are delivered by whichever thread serves the engine's sockets, usually the
+one that waits for them. Only values in shared memory, callbacks of the user and the look after slow
+batches are left to the helper thread (`engine.util.helper`).
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, Protocol
+
+from engine.actor import ActorHandle
+from engine.api import get, kill, remote, wait
+from engine.exceptions import ActorError, SerializationError, TaskError
+from engine.session import runtime
+from engine.store import codec
+from engine.util.crew_worker import CrewWorker
+from engine.util.helper import HELPER
+
+__all__ = ["Crew", "Function", "Sink", "original"]
+
+# A batch should take this long: 20 times the cost of a message, and short for whoever waits.
+_BATCH_SECONDS = 0.003
+_BATCH_ITEMS_MAX = 1024
+_GROWTH = 4
+# A batch older than this gives its unstarted items back.
+_SLOW_SECONDS = 4 * _BATCH_SECONDS
+# Functions that a worker keeps between batches.
+_FUNCTIONS_MAX = 32
+_EXIT_SECONDS = 5.0
+
+
+class Sink(Protocol):
+    """Where outcomes go. Called by any thread, under no lock of the crew except `admit`."""
+
+    def admit(self, start: int) -> bool:
+        """Whether the work from item `start` on may begin; False drops it (it was cancelled)."""
+
+    def deliver(self, start: int, values: list[Any], errors: dict[int, BaseException]) -> None:
+        """Outcomes of the items from `start` on; `errors` by position in `values`."""
+
+
+class Function:
+    """A function as workers know it: shipped once and kept (`kept`), or with every batch."""
+
+    __slots__ = ("batch", "call", "kept", "key")
+
+    def __init__(self, key: int, call: Callable[..., Any], kept: bool) -> None:
+        self.key = key
+        self.call = call
+        self.kept = kept
+        self.batch = 1.0
+
+    def learn(self, count: int, seconds: float) -> None:
+        """Adapt the batch size to what `count` items took."""
+        fitting = _BATCH_SECONDS * count / max(seconds, 1e-7)
+        self.batch = max(1.0, min(fitting, self.batch * _GROWTH, _BATCH_ITEMS_MAX))
+
+
+class _Segment:
+    __slots__ = ("function", "items", "sink", "start")
+
+    def __init__(self, function: Function, items: Sequence[Any], sink: Sink, start: int) -> None:
+        self.function = function
+        self.items = items
+        self.sink = sink
+        self.start = start
+
+    def split(self, at: int) -> _Segment:
+        """Keep the first `at` items; the rest becomes a segment of its own."""
+        rest = _Segment(self.function, self.items[at:], self.sink, self.start + at)
+        self.items = self.items[:at]
+        return rest
+
+    def deliver(self, at: int, values: list[Any], errors: dict[int, BaseException]) -> None:
+        self.sink.deliver(self.start + at, values, errors)
+
+    def fail(self, error: BaseException) -> None:
+        count = len(self.items)
+        self.sink.deliver(self.start, [None] * count, dict.fromkeys(range(count), error))
+
+
+class _Batch:
+    """What a worker has: segments, how many items are delivered already, when it was sent."""
+
+    __slots__ = ("asked", "count", "done", "segments", "sent")
+
+    def __init__(self, segments: list[_Segment]) -> None:
+        self.segments = segments
+        self.count = sum(len(one.items) for one in segments)
+        self.done = 0
+        self.sent = perf_counter()
+        self.asked = False
+
+    def cut(self, keep: int) -> list[_Segment]:
+        """Keep the first `keep` items; the segments of the rest."""
+        rest: list[_Segment] = []
+        at = 0
+        kept = []
+        for segment in self.segments:
+            size = len(segment.items)
+            if at >= keep:
+                rest.append(segment)
+            else:
+                if at + size > keep:
+                    rest.append(segment.split(keep - at))
+                kept.append(segment)
+            at += size
+        self.segments, self.count = kept, keep
+        return rest
+
+    def advance(
+        self, values: list[Any], errors: dict[int, BaseException]
+    ) -> list[tuple[_Segment, int, list[Any], dict[int, BaseException]]]:
+        """Deliveries that are due when the outcomes of the first len(values) items are known."""
+        due = []
+        at = 0
+        for segment in self.segments:
+            first, last = max(at, self.done), min(at + len(segment.items), len(values))
+            if first < last:
+                part = {p - first: errors[p] for p in errors if first <= p < last}
+                due.append((segment, first - at, values[first:last], part))
+            at += len(segment.items)
+        self.done = max(self.done, min(len(values), self.count))
+        return due
+
+
+class _Slot:
+    """Place of one worker; the worker is started with its first batch."""
+
+    def __init__(self) -> None:
+        self.actor: ActorHandle | None = None
+        self.batch: _Batch | None = None
+        self.known: OrderedDict[int, None] = OrderedDict()
+        self.tasks = 0
+
+    def retire(self) -> ActorHandle | None:
+        actor, self.actor = self.actor, None
+        self.known.clear()
+        self.tasks = 0
+        return actor
+
+
+class Crew:
+    """`size` workers, each a process of its own that needs no logical CPU.
+
+    Args:
+        size: how many workers.
+        initializer, initargs: called once in every worker before its first item; if it raises,
+            the crew is broken with that error.
+        tasks_max: items after which a worker is replaced by a fresh one (None: never).
+        replaces: a worker that died is replaced and only its batch fails; otherwise a death
+            breaks the crew.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        tasks_max: int | None = None,
+        *,
+        replaces: bool = True,
+    ) -> None:
+        self.size = size
+        self.broken: BaseException | None = None
+        self._home = runtime()
+        self._class = remote(CrewWorker).options(num_cpus=0, max_concurrency=2)
+        self._arguments = (initializer, tuple(initargs))
+        self._tasks_max = tasks_max
+        self._replaces = replaces
+        self._lock = threading.RLock()
+        self._pending: deque[_Segment] = deque()
+        self._queued = 0
+        self._slots = [_Slot() for _ in range(size)]
+        self._free = list(reversed(self._slots))
+        self._functions: OrderedDict[int, Function] = OrderedDict()
+        self._keys = 0
+
+    # ------------------------------------------------------------------ submitting
+
+    def start(self) -> None:
+        """Start all workers now instead of with their first batch."""
+        for slot in self._slots:
+            if slot.actor is None:
+                slot.actor = self._class.remote(*self._arguments)
+
+    def function(self, call: Callable[..., Any], kept: bool = False) -> Function:
+        """How `call` is known to the workers.
+
+        A plain function without a closure is shipped to a worker once. Whatever may change
+        between two calls (closures, partials, bound methods, objects) is shipped as it is now.
+        """
+        fixed = isinstance(call, type | types.BuiltinFunctionType) or (
+            isinstance(call, types.FunctionType) and call.__closure__ is None
+        )
+        with self._lock:
+            found = self._functions.get(id(call))
+            if found is not None and found.call is call:
+                return found
+            self._keys += 1
+            made = Function(self._keys, call, fixed or kept)
+            if fixed:
+                self._functions[id(call)] = made
+                if len(self._functions) > _FUNCTIONS_MAX:
+                    self._functions.popitem(last=False)
+        return made
+
+    def submit(self, function: Function, items: Sequence[Any], sink: Sink, start: int = 0) -> None:
+        """Queue items; an item is a tuple of arguments, or a list [arguments, keywords]."""
+        with self._lock:
+            if self.broken is None:
+                self._pending.append(_Segment(function, items, sink, start))
+                self._queued += len(items)
+        if self.broken is not None:
+            _Segment(function, items, sink, start).fail(self.broken)
+            return
+        self._pump()
+
+    def _pump(self) -> None:
+        """Give batches to free workers. Messages are sent outside of the lock."""
+        while self._pending and self._free:
+            with self._lock:
+                if not self._free or self.broken is not None:
+                    return
+                slot = self._free.pop()
+                segments = self._take(slot)
+                if not segments:
+                    self._free.append(slot)
+                    return
+                batch = slot.batch = _Batch(segments)
+            self._send(slot, batch)
+
+    def _take(self, slot: _Slot) -> list[_Segment]:
+        """The next batch for a worker: items of one function, a fair share at most."""
+        taken: list[_Segment] = []
+        room = 0
+        while self._pending:
+            segment = self._pending[0]
+            if taken and segment.function is not taken[0].function:
+                break
+            if not taken:
+                room = min(int(segment.function.batch), max(1, self._queued // (2 * self.size)))
+                if self._tasks_max is not None:
+                    room = min(room, self._tasks_max - slot.tasks)
+            if room <= 0:
+                break
+            self._pending.popleft()
+            size = len(segment.items)
+            if size > room:
+                self._pending.appendleft(segment.split(room))
+                size = room
+            self._queued -= size
+            if segment.sink.admit(segment.start):
+                taken.append(segment)
+                room -= size
+        return taken
+
+    def _send(self, slot: _Slot, batch: _Batch) -> None:
+        function = batch.segments[0].function
+        items = [item for segment in batch.segments for item in segment.items]
+        try:
+            if slot.actor is None:
+                slot.actor = self._class.remote(*self._arguments)
+            shipped, forget = self._ship(slot, function)
+            ref = slot.actor.run.remote(function.key, shipped, function.kept, forget, items)
+        except Exception as error:
+            self._unsent(slot, batch, error)
+            return
+        slot.tasks += batch.count
+        if batch.count > 1:
+            HELPER.look_after(self)
+        self._home.when_ready(ref.binary(), lambda: self._arrived(slot, batch, ref))
+
+    def _ship(self, slot: _Slot, function: Function) -> tuple[Any, list[int]]:
+        if not function.kept:
+            return function.call, []
+        if function.key in slot.known:
+            slot.known.move_to_end(function.key)
+            return None, []
+        slot.known[function.key] = None
+        forget = []
+        if len(slot.known) > _FUNCTIONS_MAX:
+            forget.append(slot.known.popitem(last=False)[0])
+        return function.call, forget
+
+    def _unsent(self, slot: _Slot, batch: _Batch, error: Exception) -> None:
+        """A batch could not be pickled: the items go one by one, so that only the bad one fails."""
+        with self._lock:
+            slot.known.pop(batch.segments[0].function.key, None)
+            slot.batch = None
+            self._free.append(slot)
+            single = batch.count == 1 or not isinstance(error, SerializationError)
+            if not single:
+                batch.segments[0].function.batch = 1.0
+                self._requeue(batch.cut(0))
+        if single:
+            for segment in batch.segments:
+                segment.fail(error)
+        self._pump()
+
+    def _requeue(self, segments: list[_Segment]) -> None:
+        """Put given-back work in front again, item by item. Under the lock."""
+        for segment in reversed(segments):
+            self._queued += len(segment.items)
+            self._pending.appendleft(_Resumed(segment))
+
+    # ------------------------------------------------------------------ outcomes
+
+    def _arrived(self, slot: _Slot, batch: _Batch, ref: Any) -> None:
+        value = self._home._entries[ref.binary()].value
+        if value is not None and value.block is not None:
+            HELPER.call(lambda: self._finish(slot, batch, ref))  # mapping memory may wait
+        else:
+            self._finish(slot, batch, ref)
+
+    def _finish(self, slot: _Slot, batch: _Batch, ref: Any) -> None:
+        try:
+            values, packed, seconds = get(ref)
+            errors = _unpacked(packed)
+        except ActorError as error:
+            self._lost(slot, batch, error)
+            return
+        except Exception as error:  # the engine was shut down, or a value cannot be rebuilt here
+            values, errors, seconds = [None] * batch.count, {}, 0.0
+            errors = dict.fromkeys(range(batch.count), error)
+            if not isinstance(error, TaskError) and not self._home.node_alive:
+                self.fail(error)
+        if values is None:
+            self._release(slot, batch, [])
+            self.fail(errors[0])
+            for segment in batch.segments:
+                segment.fail(errors[0])
+            return
+        batch.segments[0].function.learn(max(1, len(values)), seconds)
+        with self._lock:
+            due = batch.advance(values, errors)
+            rest = batch.cut(len(values)) if len(values) < batch.count else []
+        self._release(slot, batch, rest)
+        self._pump()  # first the next batch, so that the worker does not wait for the sinks
+        for segment, at, part, failed in due:
+            segment.deliver(at, part, failed)
+
+    def _release(self, slot: _Slot, batch: _Batch, rest: list[_Segment]) -> None:
+        retired = None
+        with self._lock:
+            if rest:
+                slot.tasks -= sum(len(one.items) for one in rest)
+                self._requeue(rest)
+            if slot.batch is batch:
+                slot.batch = None
+                self._free.append(slot)
+            if self._tasks_max is not None and slot.tasks >= self._tasks_max:
+                retired = slot.retire()
+        del retired  # the worker ends with its last handle
+
+    def _lost(self, slot: _Slot, batch: _Batch, error: BaseException) -> None:
+        with self._lock:
+            slot.retire()
+            if slot.batch is batch:
+                slot.batch = None
+                self._free.append(slot)
+            rest = batch.segments
+            if batch.done:
+                kept = batch.count
+                done, batch.segments = batch.segments, []
+                batch.segments = done
+                rest = batch.cut(min(batch.done, kept))
+        if not self._replaces:
+            self.fail(error)
+        for segment in rest:
+            segment.fail(error)
+        if self._replaces and self._home.node_alive:
+            self._pump()
+
+    def fail(self, error: BaseException) -> None:
+        """Break the crew: queued work gets `error`, and so does whatever is submitted later."""
+        with self._lock:
+            if self.broken is None:
+                self.broken = error
+            dropped, self._pending = self._pending, deque()
+            self._queued = 0
+            dropped = deque(one for one in dropped if one.sink.admit(one.start))
+        for segment in dropped:
+            segment.fail(error)
+
+    # ------------------------------------------------------------------ slow batches
+
+    def look(self, now: float) -> bool:
+        """Ask slow batches for their outcomes and unstarted items; whether to look again."""
+        busy = False
+        for slot in self._slots:
+            batch, actor = slot.batch, slot.actor
+            if batch is None or actor is None or batch.count <= 1 or batch.asked:
+                continue
+            busy = True
+            if now - batch.sent > _SLOW_SECONDS:
+                batch.asked = True
+                self._ask(slot, actor, batch)
+        return busy
+
+    def _ask(self, slot: _Slot, actor: ActorHandle, batch: _Batch) -> None:
+        ref = actor.give_back.remote()
+        HELPER.call_when_ready(self._home, ref, lambda: self._given_back(slot, batch, ref))
+
+    def _given_back(self, slot: _Slot, batch: _Batch, ref: Any) -> None:
+        try:
+            values, packed, limit = get(ref)
+        except (ActorError, SerializationError, TaskError):
+            return  # the answer of the batch itself tells
+        errors = _unpacked(packed)
+        with self._lock:
+            if slot.batch is not batch:
+                return  # it has ended meanwhile
+            due = batch.advance(values[: batch.count], errors)
+            if limit < batch.count:
+                rest = batch.cut(limit)
+                slot.tasks -= sum(len(one.items) for one in rest)
+                self._requeue(rest)
+        for segment, at, part, failed in due:
+            segment.deliver(at, part, failed)
+        self._pump()
+
+    # ------------------------------------------------------------------ waiting, ending
+
+    def wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+        """Serve the engine until `ready()` or `timeout` seconds have passed; whether ready."""
+        return self._home.wait(ready, timeout)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued and nothing runs."""
+        return not self._pending and all(slot.batch is None for slot in self._slots)
+
+    def end(self) -> None:
+        """Let the workers finish and end them; waits for it."""
+        self.wait(lambda: self.idle, None)
+        actors = [actor for slot in self._slots if (actor := slot.retire()) is not None]
+        if actors and self._home.node_alive:
+            refs = [actor.__getattr__("__ray_terminate__").remote() for actor in actors]
+            wait(refs, num_returns=len(refs), timeout=_EXIT_SECONDS)
+
+    def kill(self, error: BaseException) -> None:
+        """End the workers at once; what is queued or running gets `error`."""
+        self.fail(error)
+        for slot in self._slots:
+            actor = slot.retire()
+            if actor is not None and self._home.node_alive:
+                kill(actor)
+
+
+class _Resumed(_Segment):
+    """Work that a worker gave back: it was admitted already."""
+
+    __slots__ = ()
+
+    def __init__(self, segment: _Segment) -> None:
+        super().__init__(segment.function, segment.items, _Admitted(segment.sink), segment.start)
+
+
+class _Admitted:
+    """A sink that has agreed to its work before."""
+
+    __slots__ = ("deliver",)
+
+    def __init__(self, sink: Sink) -> None:
+        self.deliver = sink.deliver
+
+    def admit(self, start: int) -> bool:
+        return start >= 0
+
+
+def _unpacked(packed: dict[int, bytes] | None) -> dict[int, BaseException]:
+    if not packed:
+        return {}
+    return {at: original(codec.decode(data, None)) for at, data in packed.items()}
+
+
+def original(error: BaseException) -> BaseException:
+    """The exception as the function raised it, the remote traceback as its `__cause__`."""
+    if isinstance(error, TaskError):
+        cause: BaseException | None = error.__dict__["cause"]
+        if cause is not None:
+            cause.__cause__ = error
+            return cause
+    return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from typing import Any, NoReturn
 
 from engine.core.callers import ActorClient
@@ -170,6 +171,7 @@ class ActorHandle:
         self, ref: ObjectRef[Any], client: ActorClient, methods: dict[str, _Method], retries: int
     ) -> None:
         self._actor_ref = ref
+        self._home = weakref.ref(runtime())
         self._client = client
         self._methods = methods
         self._retries = retries
@@ -177,6 +179,13 @@ class ActorHandle:
     @property
     def _actor_id(self) -> bytes:
         return self._actor_ref.binary()
+
+    def _check_home(self, home: Runtime) -> None:
+        if self._home() is not home:
+            raise ValueError(
+                f"the handle of actor {self._client.name!r} comes from before the last "
+                "engine.shutdown(); that actor is gone"
+            )
 
     def __getattr__(self, name: str) -> ActorMethod:
         found = self._methods.get(name) if not name.startswith("_") or name == "__call__" else None
@@ -234,6 +243,7 @@ class ActorMethod:
             self._check.check(args, kwargs)
         home = runtime()
         handle, options = self._handle, self._options
+        handle._check_home(home)
         client = handle._client
         returns = returns_of(options, None) if options else 1
         call = ActorCall(home.ids.new(), client.id, self._name, b"", 0, returns)

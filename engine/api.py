@@ -63,9 +63,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         if timeout is not None:
             _check_timeout(timeout)
         home = runtime()
-        entry = home._entries.get(refs._id)
-        if entry is None:
-            raise _foreign(refs)
+        home.check_known((refs,))
         return home.get((refs,), timeout)[0]
     _check_timeout(timeout)
     if isinstance(refs, ActorHandle | RemoteFunction) or not isinstance(refs, list | tuple):
@@ -77,15 +75,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     for index, ref in enumerate(refs):
         if type(ref) is not ObjectRef:
             raise TypeError(f"engine.get: element {index} is {_kind(ref)}, expected an ObjectRef")
-        if ref._id not in home._entries:
-            raise _foreign(ref)
+    home.check_known(refs)
     return home.get(refs, timeout)
-
-
-def _foreign(ref: ObjectRef[Any]) -> ValueError:
-    return ValueError(
-        f"{ref!r} is not known to this engine: it comes from before the last engine.shutdown()"
-    )
 
 
 def _kind(value: Any) -> str:
@@ -132,6 +123,7 @@ def wait(
     if len(set(refs)) != len(refs):
         raise ValueError("engine.wait: the list has the same reference twice")
     home = runtime()
+    home.check_known(refs)
     ready = home.ready_among(refs, num_returns, timeout, fetch_local)
     if len(ready) == 1:
         at = refs.index(ready[0])
@@ -150,6 +142,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
             f"engine.kill takes an actor handle, not {_kind(actor)}; use engine.cancel for tasks"
         )
     home = runtime()
+    actor._check_home(home)
     with home.lock:
         message = KillActor(actor._actor_id, no_restart, False, "was killed by engine.kill()")
         home.send(home.node, message)
@@ -165,6 +158,7 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False) -> None:
     if type(ref) is not ObjectRef:
         raise TypeError(f"engine.cancel takes an ObjectRef, not {_kind(ref)}")
     home = runtime()
+    home.check_known((ref,))
     with home.lock:
         home.owner.cancel(ref.binary(), force)
         home.reactor.flush()

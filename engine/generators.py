@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -69,7 +70,8 @@ class ObjectRefGenerator(Iterator[ObjectRef[Any]], AsyncIterator[ObjectRef[Any]]
                 arrived.set_result(None)
 
         def tell_loop() -> None:
-            loop.call_soon_threadsafe(arrive)
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(arrive)
 
         with self._home.lock:
             if stream.ready or stream.finished:

@@ -90,6 +90,8 @@ class Callers:
         client.seq += 1
         client.in_flight[task.id] = task
         task.worker = client.process
+        for part in task.parts:
+            self._send(client.process, part)
         self._send(client.process, task.call)
 
     def on_changed(self, message: ActorChanged) -> None:

@@ -46,6 +46,7 @@ class Task:
         "missing",
         "name",
         "nbytes",
+        "parts",
         "retries",
         "retry_exceptions",
         "returns",
@@ -67,6 +68,7 @@ class Task:
         self.attempts = 0
         self.deps: list[bytes] | None = None
         self.missing = 0
+        self.parts: list[Any] = []  # messages that go before the call
         self.keep: Any = None
         self.nbytes = 0
         self.worker = b""
@@ -184,6 +186,8 @@ class Dispatcher:
             self._send(lease.worker, Define(call.key, self._definition(call.key)))
         task.worker = lease.worker
         lease.in_flight[task.id] = task
+        for part in task.parts:
+            self._send(lease.worker, part)
         self._send(lease.worker, call)
 
     def _fill(self, lease: Lease) -> None:

@@ -81,6 +81,7 @@ class HeadMachine:
         self._by_process: dict[bytes, bytes] = {}
         self._dead: deque[bytes] = deque()
         self._tombs: dict[bytes, None] = {}
+        self._dead_processes: dict[bytes, str] = {}
         self._early: dict[bytes, set[bytes]] = {}  # lookups that overtook the creation
 
     # ------------------------------------------------------------------ names
@@ -140,6 +141,12 @@ class HeadMachine:
         actor = self._by_process.pop(process, None)
         if actor is not None:
             self._actor_process_died(self.actors[actor], pid, cause)
+        self._dead_processes[process] = f"its creator (pid {pid}) {cause}"
+        if len(self._dead_processes) > _TOMBS_KEPT:
+            del self._dead_processes[next(iter(self._dead_processes))]
+        for early in [one for one in self._early if owner_of(one) == process]:
+            for watcher in self._early.pop(early):
+                self._tell_dead(watcher, early, self._dead_processes[process])
         for record in list(self.actors.values()):
             record.watchers.discard(process)
             detached = record.create.options.get("lifetime") == "detached"
@@ -232,9 +239,10 @@ class HeadMachine:
         """A process wants to know the state of an actor, now and whenever it changes."""
         record = self.actors.get(actor)
         if record is None and actor in self._tombs:
-            text = f"actor {short(actor)} died long ago"
-            failure = encode_failure("ActorDiedError", text)
-            self._edge.send(process, ActorChanged(actor, "dead", b"", text, failure))
+            self._tell_dead(process, actor, "died long ago")
+            return
+        if record is None and owner_of(actor) in self._dead_processes:
+            self._tell_dead(process, actor, self._dead_processes[owner_of(actor)])
             return
         if record is None:
             # A handle can overtake the creation when it travels through a third process.
@@ -243,6 +251,10 @@ class HeadMachine:
         record.watchers.add(process)
         if record.state in ("alive", "dead"):
             self._tell_one(record, process)
+
+    def _tell_dead(self, process: bytes, actor: bytes, cause: str) -> None:
+        failure = encode_failure("ActorDiedError", f"actor {short(actor)}: {cause}")
+        self._edge.send(process, ActorChanged(actor, "dead", b"", cause, failure))
 
     def _tell(self, record: ActorRecord) -> None:
         for process in record.watchers:

@@ -33,6 +33,7 @@ __all__ = [
     "Consumed",
     "CreateActor",
     "Define",
+    "Dependencies",
     "Done",
     "DoneMany",
     "DropBorrower",
@@ -155,6 +156,13 @@ class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
     deps: list[ObjectValue] | None = None
     large: ObjectValue | None = None
     window: int = 0
+
+
+class Dependencies(msgspec.Struct, array_like=True, gc=False, tag=13):
+    """Some of the `deps` of call `id`, which follows: more than one frame can carry."""
+
+    id: bytes
+    deps: list[ObjectValue]
 
 
 class Done(msgspec.Struct, array_like=True, gc=False, tag=4):
@@ -485,6 +493,7 @@ Message = (
     Define
     | Call
     | ActorCall
+    | Dependencies
     | Done
     | DoneMany
     | Recall

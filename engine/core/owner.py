@@ -23,6 +23,7 @@ from engine.core.messages import (
     Cancel,
     CancelRequest,
     CreateActor,
+    Dependencies,
     Done,
     DoneMany,
     DropBorrower,
@@ -208,8 +209,9 @@ class Owner:
     def _resolve_deps(self, task: Task) -> bool:
         """All values are there. False when one is an error, which becomes the task's own."""
         entries = self.objects.entries
-        values = []
-        inline = 0
+        values: list[ObjectValue] = []
+        parts: list[Dependencies] = []
+        room = limit = self._config.frame_bytes_max // 4
         for object_id in task.deps or ():
             value = entries[object_id].value
             assert value is not None
@@ -220,16 +222,13 @@ class Owner:
                     client.queue.remove(task)
                     self.callers.advance(client)
                 return False
+            room -= len(value.data) + sum(map(len, value.buffers or ()))
+            if room < 0 and values:
+                parts.append(Dependencies(task.id, values))
+                values, room = [], limit
             values.append(ObjectValue(object_id, value))
-            inline += len(value.data)
-        if inline > self._config.frame_bytes_max // 2:
-            text = (
-                f"the arguments of {task.name} are {inline:,} bytes of small values, more than one "
-                "call can carry. Put them into one array or table and pass that."
-            )
-            self._fail(task, encode_failure("ObjectStoreFullError", text))
-            return False
         task.call.deps = values
+        task.parts = parts
         return True
 
     def _start(self, task: Task) -> None:

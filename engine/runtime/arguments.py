@@ -51,8 +51,9 @@ def attach_arguments(
                 return
         payload = (args, kwargs)
     encoded = codec.encode(payload)
-    if encoded.refs:
-        refs += encoded.refs
+    refs += encoded.refs
+    if refs:
+        runtime.check_known(refs)
     if encoded.nbytes <= runtime.config.inline_bytes_max:
         call.args = encoded.data
         call.buffers = encoded.inline_buffers()
@@ -70,8 +71,10 @@ def attach_arguments(
         task.keep = refs if task.keep is None else [task.keep, refs]
 
 
-def read_arguments(runtime: Runtime, call: Call | ActorCall | Any) -> tuple[Any, dict[str, Any]]:
-    """The (args, kwargs) of a call that has arrived."""
+def read_arguments(
+    runtime: Runtime, call: Call | ActorCall | Any, parts: dict[bytes, list[ObjectValue]]
+) -> tuple[Any, dict[str, Any]]:
+    """The (args, kwargs) of a call that has arrived, `parts` of its dependencies before it."""
     if call.large is not None:
         large = call.large
         payload = runtime.values.materialise(large.value, adopt(large.id))
@@ -83,7 +86,8 @@ def read_arguments(runtime: Runtime, call: Call | ActorCall | Any) -> tuple[Any,
         return payload  # type: ignore[no-any-return]
     args, kwargs, slots = payload
     args = list(args)
-    for slot, dep in zip(slots, call.deps, strict=True):
+    deps = [*parts.pop(call.id, ()), *call.deps] if parts else call.deps
+    for slot, dep in zip(slots, deps, strict=True):
         if dep.value.block is not None:
             value = runtime.values.materialise(dep.value, adopt(dep.id))
         else:

@@ -7,6 +7,7 @@ under `reactor.lock`; nothing that can wait (a segment lease, a fetch) happens u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -253,6 +254,15 @@ class Runtime:
             self._connecting[process] = []
             self.reactor.send(self.connections[self.node], Connect(process), True)
 
+    def check_known(self, refs: Sequence[ObjectRef[Any]]) -> None:
+        """Raise ValueError for a reference of an engine that was shut down."""
+        for ref in refs:
+            if ref._id not in self._entries:
+                raise ValueError(
+                    f"{ref!r} is not known to this engine: it comes from before the last "
+                    "engine.shutdown()"
+                )
+
     def settle(self) -> None:
         """`drain` for callers without the lock."""
         if self.released:
@@ -364,6 +374,8 @@ class Runtime:
     def put(self, value: Any) -> ObjectRef[Any]:
         """Store a value and own it."""
         encoded = codec.encode(value)
+        if encoded.refs:
+            self.check_known(encoded.refs)
         stored = self.values.store(encoded)
         object_id = self.ids.new()
         with self.lock:
@@ -547,10 +559,11 @@ class Runtime:
         if ready:
             wake()
 
-    def future_of(self, object_id: bytes) -> Future[Any]:
+    def future_of(self, ref: ObjectRef[Any]) -> Future[Any]:
         """A `concurrent.futures.Future` for the object."""
         future: Future[Any] = Future()
-        ref = adopt(object_id)
+        self.check_known((ref,))
+        object_id = ref._id
 
         def deliver() -> None:
             if not future.set_running_or_notify_cancel():
@@ -567,6 +580,7 @@ class Runtime:
 
     def awaitable(self, ref: ObjectRef[Any]) -> Generator[Any, None, Any]:
         """What `await ref` runs, in whatever loop runs it."""
+        self.check_known((ref,))
         object_id = ref._id
         entry = self._entries[object_id]
         if entry.value is None:
@@ -578,7 +592,8 @@ class Runtime:
                     arrived.set_result(None)
 
             def wake() -> None:
-                loop.call_soon_threadsafe(arrive)
+                with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                    loop.call_soon_threadsafe(arrive)
 
             self.when_ready(object_id, wake)
             yield from arrived

@@ -177,7 +177,7 @@ class AsyncCalls:
         start = perf_counter()
         try:
             function = execution.method(call.method)
-            args, kwargs = read_arguments(execution.runtime, call)
+            args, kwargs = read_arguments(execution.runtime, call, execution.parts)
             result = function(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = await result

@@ -9,6 +9,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from engine.core.ids import owner_of
 from engine.core.messages import (
     ERROR_USER,
     STREAMING,
@@ -18,6 +19,7 @@ from engine.core.messages import (
     Done,
     DoneMany,
     Item,
+    ObjectValue,
     Value,
     encode_failure,
 )
@@ -76,6 +78,7 @@ class Execution:
         self._methods: dict[str, Any] = {}
         self.unsettled: dict[bytes, Any] = {}  # references in results, until the caller has them
         self.consumed: dict[bytes, int] = {}  # items of generator calls that callers have taken
+        self.parts: dict[bytes, list[ObjectValue]] = {}  # dependencies ahead of their calls
         self.finished = 0
 
     # ------------------------------------------------------------------ what to run
@@ -115,7 +118,7 @@ class Execution:
             else:
                 function = self._methods.get(call.method) or self.method(call.method)
             if call.args or call.large is not None:
-                args, kwargs = read_arguments(runtime, call)
+                args, kwargs = read_arguments(runtime, call, self.parts)
                 result = function(*args, **kwargs)
                 del args, kwargs
             else:
@@ -308,6 +311,8 @@ class Execution:
         """A caller is dead: nothing is held for it any more."""
         for call_id in [one for one, (who, _) in self.unsettled.items() if who == peer]:
             del self.unsettled[call_id]
+        for call_id in [one for one in self.parts if owner_of(one) == peer]:
+            del self.parts[call_id]
 
     # ------------------------------------------------------------------ actors
 
@@ -315,7 +320,7 @@ class Execution:
         """Make the actor."""
         self.blobs[create.key] = create.blob
         cls = self.definition(create.key)
-        args, kwargs = read_arguments(self.runtime, create)
+        args, kwargs = read_arguments(self.runtime, create, self.parts)
         self.actor_id = create.id
         self.actor_class = cls.__name__
         self.actor = cls(*args, **kwargs)

@@ -28,6 +28,7 @@ __all__ = ["Reactor"]
 _IN = select.EPOLLIN
 _OUT = select.EPOLLOUT
 _LOAD_SAMPLE_SECONDS = 0.05
+_STOP_SECONDS = 2.0
 
 
 class _Spin:
@@ -180,9 +181,13 @@ class Reactor:
     def wait_until(self, ready: Callable[[], bool], deadline: float | None = None) -> bool:
         """Serve the sockets until `ready()`; False when `deadline` (perf_counter) came first."""
         while not ready():
+            if self._stopped:
+                return ready()
             if self._baton.acquire(blocking=False):
                 try:
                     while not ready():
+                        if self._stopped:
+                            return False
                         timeout = None if deadline is None else deadline - perf_counter()
                         if timeout is not None and timeout <= 0:
                             # One last look: what has arrived counts, also for timeout=0.
@@ -246,6 +251,8 @@ class Reactor:
     def _turn(self, timeout: float | None) -> None:
         """Wait at most `timeout` for events and handle them. The caller has the baton."""
         self.touched += 1
+        if self._stopped:
+            return
         if self._dirty:
             with self.lock:
                 self.flush()
@@ -253,6 +260,8 @@ class Reactor:
         events = poll(0)
         if not events and timeout != 0.0:
             events = self._wait(timeout)
+        if self._stopped:
+            return
         if events:
             self._handle(events)
         elif timeout == 0.0 and not self._next_tick:
@@ -350,6 +359,9 @@ class Reactor:
     def hold_service(self) -> None:
         """Keep the service thread away from the sockets: another event loop serves them."""
         self._held = True
+        self._kick()
+        with self._baton:  # it may have it at this moment
+            pass
 
     def _serve(self) -> None:
         seen, idle = -1, 0
@@ -382,7 +394,7 @@ class Reactor:
     def _serve_alone(self) -> None:
         self._alone = True
         try:
-            while not self._stopped and not self._waiters:
+            while not (self._stopped or self._waiters or self._held):
                 # A worker's interrupt may have to be tried again: do not sleep for long then.
                 self._turn(None if self.on_service_tick is None else self._tick_seconds * 10)
                 if self.on_service_tick is not None:
@@ -397,10 +409,14 @@ class Reactor:
         self._kick()
         self._park.release()
         if self._service is not None and self._service is not threading.current_thread():
-            self._service.join(timeout=5.0)
+            self._service.join(timeout=_STOP_SECONDS)
+        # Nobody may be inside a turn when the descriptors go: their numbers are used again.
+        served = self._baton.acquire(timeout=_STOP_SECONDS)
         with self.lock:
             for connection in list(self._by_fd.values()):
                 self.remove(connection)
         self._wake_waiters()
-        self._epoll.close()
-        os.close(self._kick_fd)
+        if served:  # else somebody is stuck in a turn: rather leak two descriptors
+            self._epoll.close()
+            os.close(self._kick_fd)
+            self._baton.release()

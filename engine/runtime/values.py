@@ -72,6 +72,9 @@ class Values:
         """Unmap everything that nobody looks at; the rest goes with its last view."""
         for segment in [*self.arena.segments.values(), *self._mapped.values()]:
             segment.close()
+        # Remote functions may keep this runtime for long; the mappings must not stay with it.
+        self.arena.segments.clear()
+        self._mapped.clear()
 
     def bytes_live(self) -> int:
         """Bytes of this process's blocks that hold a value."""

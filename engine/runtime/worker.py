@@ -29,6 +29,7 @@ from engine.core.messages import (
     Consumed,
     CreateActor,
     Define,
+    Dependencies,
     Hello,
     KillActor,
     Recall,
@@ -80,6 +81,8 @@ class Worker:
         kind = type(message)
         if kind is Call or kind is ActorCall or kind is CreateActor:
             self.queue.append((peer, message))
+        elif kind is Dependencies:
+            self.execution.parts.setdefault(message.id, []).extend(message.deps)
         elif kind is ChannelFrame:
             if self.channel is not None:
                 self.channel.receive(peer, message)
@@ -113,6 +116,7 @@ class Worker:
             item = self.queue.pop()
             if item[0] == peer and type(item[1]) is Call:
                 ids.append(item[1].id)
+                self.execution.parts.pop(item[1].id, None)
                 count -= 1
             else:
                 kept.append(item)

@@ -94,7 +94,7 @@ def small_batch(value: Any) -> list[memoryview] | None:
     data = _schema_of(pa, value.schema)
     if data is None or pa.ipc.get_record_batch_size(value) > _SMALL_BYTES:
         return None
-    return [memoryview(data), memoryview(value.serialize())]
+    return [memoryview(data), memoryview(value.serialize()).cast("B")]
 
 
 def _schema_of(pa: Any, schema: Any) -> bytes | None:

@@ -27,7 +27,7 @@ class RefHolder(Protocol):
     def hold(self, object_id: bytes) -> None:
         """A reference object for this id now exists."""
 
-    def future_of(self, object_id: bytes) -> Future[Any]:
+    def future_of(self, ref: ObjectRef[Any]) -> Future[Any]:
         """A future that gets the value or error of the object."""
 
     def awaitable(self, ref: ObjectRef[Any]) -> Generator[Any, None, Any]:
@@ -76,7 +76,7 @@ class ObjectRef(Generic[T]):
 
     def future(self) -> Future[T]:
         """A `concurrent.futures.Future` with the value or the error."""
-        return _live().future_of(self._id)
+        return _live().future_of(self)
 
     def __await__(self) -> Generator[Any, None, T]:
         return _live().awaitable(self)

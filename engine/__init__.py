@@ -15,6 +15,9 @@ A script written for Ray's core API runs with ``import engine as ray``.
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from engine import exceptions
 from engine.actor import ActorHandle, method
 from engine.api import (
@@ -31,7 +34,7 @@ from engine.api import (
 )
 from engine.context import get_runtime_context
 from engine.generators import ObjectRefGenerator
-from engine.session import init, is_initialized, shutdown
+from engine.session import init, is_initialized, preload, shutdown
 from engine.store.refs import ObjectRef
 
 __all__ = [
@@ -50,9 +53,19 @@ __all__ = [
     "kill",
     "method",
     "nodes",
+    "preload",
     "put",
     "remote",
     "shutdown",
     "wait",
 ]
 __version__ = "0.1.0"
+
+# Loaded at first use: a program that only submits tasks need not pay for their imports.
+_SUBMODULES = ("state", "testing", "topology", "util")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"engine.{name}")
+    raise AttributeError(f"module 'engine' has no attribute {name!r}")

@@ -79,6 +79,7 @@ class ActorClass:
             self._methods[name] = _Method(check, given)
         self._home: Runtime | None = None
         self._key = self._blob = b""
+        self._fresh = False  # wants a process with all preloads; for members of topologies
 
     def options(self, **options: Any) -> ActorClass:
         """The same class with some options changed."""
@@ -119,6 +120,7 @@ class ActorClass:
             "max_concurrency": options.get("max_concurrency"),
             "lifetime": options.get("lifetime"),
             "max_task_retries": options.get("max_task_retries", 0),
+            "fresh": self._fresh,
         }
         if facts["name"]:  # handles found by name elsewhere must know the methods too
             facts["methods"] = codec.encode(self._methods).data

@@ -144,6 +144,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     home = runtime()
     actor._check_home(home)
     with home.lock:
+        home.owner.callers.killed(actor._client)
         message = KillActor(actor._actor_id, no_restart, False, "was killed by engine.kill()")
         home.send(home.node, message)
         home.reactor.flush()

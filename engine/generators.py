@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from engine.core.streams import ItemStream
 from engine.exceptions import GetTimeoutError
 from engine.runtime.client import Runtime
+from engine.runtime.futures import arrival
 from engine.store.refs import ObjectRef
 
 __all__ = ["ObjectRefGenerator"]
@@ -62,22 +62,13 @@ class ObjectRefGenerator(Iterator[ObjectRef[Any]], AsyncIterator[ObjectRef[Any]]
 
     def _arrival(self) -> asyncio.Future[None]:
         """A future of the running loop that is done when something has happened."""
-        loop, stream = asyncio.get_running_loop(), self._stream
-        arrived = loop.create_future()
-
-        def arrive() -> None:
-            if not arrived.done():  # the waiter may have been cancelled
-                arrived.set_result(None)
-
-        def tell_loop() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(arrive)
-
+        stream = self._stream
+        arrived, wake = arrival()
         with self._home.lock:
             if stream.ready or stream.finished:
-                arrive()
+                arrived.set_result(None)
             else:
-                stream.waiters.append(lambda: self._home.reactor.after_turn.append(tell_loop))
+                stream.waiters.append(lambda: self._home.reactor.after_turn.append(wake))
                 self._home.reactor.flush()
         return arrived
 

@@ -10,8 +10,9 @@ from engine.config import Config
 from engine.exceptions import NodeDiedError
 from engine.runtime import client, driver
 from engine.runtime.client import Runtime
+from engine.runtime.worker import current_worker
 
-__all__ = ["Context", "init", "is_initialized", "runtime", "shutdown"]
+__all__ = ["Context", "init", "is_initialized", "preload", "runtime", "shutdown"]
 
 
 class Context(Mapping[str, Any]):
@@ -85,8 +86,29 @@ def init(
         raise ValueError(
             f"object_store_memory={object_store_memory!r}: expected bytes, at least 1 MiB"
         )
-    driver.start(total, object_store_memory, namespace, config or Config())
+    driver.start(total, object_store_memory, namespace, list(_preloads), config or Config())
     return _context()
+
+
+_preloads: list[str] = []
+
+
+def preload(what: str) -> None:
+    """Have processes started from now on find a module loaded.
+
+    `what` is "module:function"; the function is called once in a process from which workers are
+    forked, so it must start no threads. It runs beside the work; until it is done, workers start
+    without it. Packages call this when they are imported, before or after `init`.
+    """
+    module, _, function = what.partition(":")
+    if not module or not function:
+        raise ValueError(f"preload({what!r}): expected 'module:function'")
+    if current_worker() is not None or what in _preloads:
+        return
+    _preloads.append(what)
+    home = client.current()
+    if home is not None and home.node_alive:
+        home.promise("preload", modules=[what])
 
 
 def _amounts(

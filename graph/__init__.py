@@ -1,9 +1,13 @@
 """Graphs in Python: algorithms by their NetworkX names, vertex programs, supersteps."""
 
+import engine
 from graph import generate
+from graph.algorithms.betweenness import betweenness
 from graph.algorithms.bfs import bfs
 from graph.algorithms.cdlp import cdlp
+from graph.algorithms.core import core_number
 from graph.algorithms.pagerank import pagerank
+from graph.algorithms.scc import scc
 from graph.algorithms.sssp import sssp
 from graph.algorithms.triangles import lcc, triangles
 from graph.algorithms.wcc import wcc
@@ -22,9 +26,11 @@ __all__ = [
     "Result",
     "Vertex",
     "VertexProgram",
+    "betweenness",
     "bfs",
     "boolean",
     "cdlp",
+    "core_number",
     "float32",
     "float64",
     "from_edges",
@@ -41,7 +47,11 @@ __all__ = [
     "read_mtx",
     "read_parquet",
     "run",
+    "scc",
     "sssp",
     "triangles",
     "wcc",
 ]
+
+# Loading the compiled kernels costs a fresh process more than most runs take.
+engine.preload("graph.preload:preload")

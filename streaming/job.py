@@ -169,8 +169,15 @@ class Job:
                 f"sink: expected a sink such as collect() or write_parquet(...), "
                 f"found {type(sink).__name__}"
             )
-        chosen = sink.default_name if name is None else name
-        if any(other.name == chosen for other in self._sinks):
+        taken = {other.name for other in self._sinks}
+        chosen = name
+        if chosen is None:  # numbered when there are several: collect, collect-2, ...
+            count = 1
+            chosen = sink.default_name
+            while chosen in taken:
+                count += 1
+                chosen = f"{sink.default_name}-{count}"
+        if chosen in taken:
             raise PlanError(
                 f"sink: there is a sink {chosen!r} already; give this one another name="
             )

@@ -25,6 +25,8 @@ __all__ = ["ChannelMember", "MemberResult", "SourceMember"]
 SOURCE_ROWS = "source_rows"
 WATERMARK = "watermark"
 
+# Just below the largest block glibc adapts to (32 MiB).
+
 
 @dataclass(frozen=True)
 class MemberResult:

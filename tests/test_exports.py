@@ -52,7 +52,6 @@ NOT_YET: dict[str, str] = {
         "count_distinct count_window first global_window last session top_k interval KeyedProcess"
     ),
     "streaming.testing": "CRASH EOF RESCALE idle rows watermark",
-    "graph": "betweenness core_number scc",
 }
 PREFIXED = ("RayError", "RayTaskError", "RayActorError")
 

@@ -137,6 +137,11 @@ class Callers:
             if client.process == process and client.state == "alive":
                 client.state = "lost"
 
+    def killed(self, client: ActorClient) -> None:
+        """This process has asked for the actor's end: later calls wait for what the head says."""
+        if client.state == "alive":
+            client.state = "lost"
+
     def on_done(self, actor_id: bytes, task_id: bytes) -> Task | None:
         """A reply has come; the task it answers."""
         client = self.actors.get(actor_id)

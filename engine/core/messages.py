@@ -55,6 +55,8 @@ __all__ = [
     "Message",
     "ObjectValue",
     "Peer",
+    "Preload",
+    "Preloaded",
     "Recall",
     "ReleaseSegments",
     "Reply",
@@ -463,10 +465,10 @@ class CensusReply(msgspec.Struct, array_like=True, gc=False, tag=64):
 
 
 class Fork(msgspec.Struct, array_like=True, gc=False, tag=70):
-    """To the zygote: make a worker; its node socket and output pipe come with the frame."""
+    """To the zygote: make a worker, or another zygote; its node socket comes with the frame."""
 
     process: bytes
-    config: bytes
+    zygote: bool = False
 
 
 class Forked(msgspec.Struct, array_like=True, gc=False, tag=71):
@@ -474,6 +476,18 @@ class Forked(msgspec.Struct, array_like=True, gc=False, tag=71):
 
     process: bytes
     pid: int
+
+
+class Preload(msgspec.Struct, array_like=True, gc=False, tag=72):
+    """To a new zygote, before it serves: run these ("module:function")."""
+
+    what: list[str]
+
+
+class Preloaded(msgspec.Struct, array_like=True, gc=False, tag=73):
+    """From a new zygote: it is warm (`error` empty) or could not be warmed."""
+
+    error: str
 
 
 class ChannelFrame(msgspec.Struct, array_like=True, gc=False, tag=80):
@@ -536,6 +550,8 @@ Message = (
     | Stop
     | Fork
     | Forked
+    | Preload
+    | Preloaded
     | ChannelFrame
 )
 

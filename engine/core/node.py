@@ -77,7 +77,7 @@ class Worker:
 class Demand:
     """`wanted` workers of one shape for one owner, or one for an actor."""
 
-    __slots__ = ("actor", "bundle", "group", "owner", "shape", "since", "units", "wanted")
+    __slots__ = ("actor", "bundle", "fresh", "group", "owner", "shape", "since", "units", "wanted")
 
     def __init__(self, owner: bytes, shape: bytes, units: dict[str, int], since: float) -> None:
         self.owner = owner
@@ -88,6 +88,7 @@ class Demand:
         self.actor = b""
         self.group = b""
         self.bundle = -1
+        self.fresh = False
 
 
 class NodeMachine:
@@ -103,6 +104,8 @@ class NodeMachine:
         self._idle: list[Worker] = []
         self._demands: dict[tuple[bytes, bytes], Demand] = {}
         self.starting = 0
+        # Whether a worker started now has more loaded than the idle ones (see `engine.preload`).
+        self.fresh_is_warm = False
 
     # ------------------------------------------------------------------ demands
 
@@ -121,11 +124,22 @@ class NodeMachine:
         self.schedule(now)
 
     def want_actor(
-        self, actor: bytes, resources: dict[str, float], group: bytes, bundle: int, now: float
+        self,
+        actor: bytes,
+        resources: dict[str, float],
+        group: bytes,
+        bundle: int,
+        now: float,
+        *,
+        fresh: bool = False,
     ) -> None:
-        """The head wants a worker for an actor; `placed` follows."""
+        """The head wants a worker for an actor; `placed` follows.
+
+        `fresh`: a new process if that has more loaded than an idle one.
+        """
         demand = Demand(b"", actor, to_units(resources), now)
         demand.wanted, demand.actor = 1, actor
+        demand.fresh = fresh and self.fresh_is_warm
         demand.group, demand.bundle = group, bundle
         self._demands[b"", actor] = demand
         self.schedule(now)
@@ -170,8 +184,11 @@ class NodeMachine:
         self.pool.give(_sum([pool.total for pool in pools]))
         self.schedule(now)
 
-    def schedule(self, now: float) -> None:
-        """Meet demands in turn, as far as resources and workers go."""
+    def schedule(self, now: float, newcomer: Worker | None = None) -> None:
+        """Meet demands in turn, as far as resources and workers go.
+
+        `newcomer` is a worker that has just started.
+        """
         if self._groups_waiting:
             self._place_groups()
         needed = 0
@@ -183,8 +200,15 @@ class NodeMachine:
             pool = self._pool_for(demand.units, demand.group, demand.bundle)
             if pool is None or not self._fits_beside(demand, pool, promised):
                 continue
-            if self._idle and not needed:
-                self._grant(demand, pool, now)
+            if demand.fresh and newcomer is not None:
+                worker, newcomer = newcomer, None
+            elif self._idle and not needed and not demand.fresh:
+                worker = self._idle[-1]
+            else:
+                worker = None
+            if worker is not None:
+                self._idle.remove(worker)
+                self._grant(demand, pool, worker, now)
                 if demand.wanted == 0:
                     del self._demands[key]
             else:  # promise the resources to a worker yet to be started, and go on counting
@@ -219,8 +243,7 @@ class NodeMachine:
             return pools[bundle]
         return next((pool for pool in pools if fits(units, pool.free)), pools[0])
 
-    def _grant(self, demand: Demand, pool: Pool, now: float) -> None:
-        worker = self._idle.pop()
+    def _grant(self, demand: Demand, pool: Pool, worker: Worker, now: float) -> None:
         demand.wanted -= 1
         demand.since = now
         pool.take(demand.units)
@@ -283,7 +306,7 @@ class NodeMachine:
         self.starting = max(0, self.starting - 1)
         worker = self.workers[process] = Worker(process, pid)
         self._idle.append(worker)
-        self.schedule(now)
+        self.schedule(now, worker)
 
     def on_start_failed(self, now: float) -> None:
         """A worker died before its hello."""

@@ -6,8 +6,6 @@ under `reactor.lock`; nothing that can wait (a segment lease, a fetch) happens u
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -38,6 +36,7 @@ from engine.core.messages import (
 )
 from engine.core.objects import Entry
 from engine.core.owner import Owner
+from engine.runtime import futures
 from engine.runtime.process import socket_from
 from engine.runtime.reactor import Reactor
 from engine.runtime.values import Values
@@ -384,6 +383,16 @@ class Runtime:
             self.owner.objects.add(object_id, stored, encoded.refs)
         return ObjectRef(object_id)
 
+    def is_ready(self, ref: ObjectRef[Any]) -> bool:
+        """Whether the object has a value or an error."""
+        return self._entries[ref._id].value is not None
+
+    def value_of(self, ref: ObjectRef[Any]) -> Any:
+        """The value of a ready object; raises its error."""
+        value = self._entries[ref._id].value
+        assert value is not None
+        return self.values.materialise(value, ref)
+
     def locate(self, ref: ObjectRef[Any]) -> Value:
         """The stored form of an object; waits for it."""
         entry = self._entries[ref._id]
@@ -561,45 +570,11 @@ class Runtime:
 
     def future_of(self, ref: ObjectRef[Any]) -> Future[Any]:
         """A `concurrent.futures.Future` for the object."""
-        future: Future[Any] = Future()
-        self.check_known((ref,))
-        object_id = ref._id
-
-        def deliver() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                value = self._entries[object_id].value
-                assert value is not None
-                future.set_result(self.values.materialise(value, ref))
-            except BaseException as error:  # handed to whoever waits on the future
-                future.set_exception(error)
-
-        self.when_ready(object_id, deliver)
-        return future
+        return futures.future_of(self, ref)
 
     def awaitable(self, ref: ObjectRef[Any]) -> Generator[Any, None, Any]:
         """What `await ref` runs, in whatever loop runs it."""
-        self.check_known((ref,))
-        object_id = ref._id
-        entry = self._entries[object_id]
-        if entry.value is None:
-            loop = asyncio.get_running_loop()
-            arrived = loop.create_future()
-
-            def arrive() -> None:
-                if not arrived.done():  # the waiter may have been cancelled
-                    arrived.set_result(None)
-
-            def wake() -> None:
-                with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                    loop.call_soon_threadsafe(arrive)
-
-            self.when_ready(object_id, wake)
-            yield from arrived
-        value = entry.value
-        assert value is not None
-        return self.values.materialise(value, ref)
+        return futures.awaitable(self, ref)
 
     # ------------------------------------------------------------------ end
 

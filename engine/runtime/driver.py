@@ -51,7 +51,11 @@ class Driver:
 
 
 def start(
-    resources: dict[str, float], object_store_memory: int | None, namespace: str, config: Config
+    resources: dict[str, float],
+    object_store_memory: int | None,
+    namespace: str,
+    preload: list[str],
+    config: Config,
 ) -> Driver:
     """Start node and workers and connect. Raises EngineError when the node does not come up."""
     global _driver
@@ -72,6 +76,7 @@ def start(
         "namespace": namespace,
         "driver": process,
         "driver_pid": os.getpid(),
+        "preload": preload,
         "prestart": max(1, min(int(resources.get("CPU", 1)), 64)),
     }
     head = msgspec.msgpack.encode(begin)

@@ -39,6 +39,8 @@ from engine.core.messages import (
     LeaseReturn,
     LookupActor,
     Peer,
+    Preload,
+    Preloaded,
     Reply,
     Request,
     SegmentDropped,
@@ -97,10 +99,14 @@ class Node:
         self._processes: dict[bytes, _Process] = {}
         self._dead: dict[bytes, tuple[int, str]] = {}
         self.stopping = ""
+        self._zygote = b"zygote--"
+        self._successor = b""
+        self._preloads: list[str] = []
         self._driver = start["driver"]
         self._handlers: dict[type, Callable[[bytes, Any], None]] = {
             Hello: self._on_hello,
             Forked: self._on_forked,
+            Preloaded: self._on_preloaded,
             LeaseRequest: lambda peer, message: self.machine.on_lease_request(
                 peer, message, perf_counter()
             ),
@@ -181,8 +187,8 @@ class Node:
             mine.close()
             zygote.serve(theirs, node_pid, self.config.frame_bytes_max)
         theirs.close()
-        self._add(b"zygote--", "zygote", mine, pid)
-        self._watch_pid(b"zygote--")
+        self._add(self._zygote, "zygote", mine, pid)
+        self._watch_pid(self._zygote)
 
     def _add(self, process: bytes, kind: str, sock: socket.socket, pid: int) -> None:
         connection = Connection(
@@ -194,13 +200,36 @@ class Node:
 
     def start_worker(self) -> None:
         """Ask the zygote for a worker (an effect of the node machine)."""
+        self._fork("worker")
+
+    def _fork(self, kind: str) -> bytes:
         process = secrets.token_bytes(8)
         mine, theirs = socket.socketpair()
-        self._add(process, "worker", mine, 0)
-        zygote_line = self._processes[b"zygote--"].connection
-        assert zygote_line is not None
-        zygote_line.send_fd(Fork(process, b""), theirs.detach())
-        self.reactor.flush_one(zygote_line)
+        self._add(process, kind, mine, 0)
+        line = self._processes[self._zygote].connection
+        if line is None:  # it has just died, and so will this node
+            theirs.close()
+            return process
+        line.send_fd(Fork(process, kind == "zygote"), theirs.detach())
+        self.reactor.flush_one(line)
+        return process
+
+    def preload(self, what: list[str]) -> None:
+        """Have a second zygote load these, and take over when it is warm."""
+        self._preloads += [one for one in what if one not in self._preloads]
+        if self._preloads and not self._successor:
+            self._successor = self._fork("zygote")
+            self.send(self._successor, Preload(list(self._preloads)))
+
+    def _on_preloaded(self, peer: bytes, message: Preloaded) -> None:
+        successor, self._successor = self._successor, b""
+        if message.error:
+            sys.stderr.write(f"penstock: preloading {self._preloads} failed: {message.error}\n")
+            self.kill(successor, message.error)
+            return
+        old, self._zygote = self._zygote, successor
+        self.kill(old, "its successor is warm")
+        self.machine.fresh_is_warm = True
 
     def _on_forked(self, peer: bytes, message: Forked) -> None:
         process = self._processes.get(message.process)
@@ -234,7 +263,10 @@ class Node:
             return
         cause = self._cause(record.pid)
         if record.kind == "zygote":
-            self.stopping = f"the zygote {cause}"
+            if process == self._zygote:
+                self.stopping = f"the zygote {cause}"
+            elif process == self._successor:
+                self._successor = b""
             return
         running = record.notebook.close() if record.notebook is not None else b""
         if record.connection is not None:
@@ -268,7 +300,7 @@ class Node:
     def kill(self, process: bytes, cause: str) -> None:
         """SIGKILL a worker; `cause` is what its owners are told."""
         record = self._processes.get(process)
-        if record is not None and record.kind == "worker" and record.pid:
+        if record is not None and record.kind != "driver" and record.pid:
             record.expected = cause
             with contextlib.suppress(ProcessLookupError):
                 os.kill(record.pid, signal.SIGKILL)
@@ -332,6 +364,9 @@ class Node:
         if record.kind == "worker":
             record.pid = message.pid
             self.machine.on_worker_ready(peer, message.pid, perf_counter())
+            if not self.machine.starting and self.start["preload"]:
+                wanted, self.start["preload"] = self.start["preload"], []
+                self.preload(wanted)  # not before the first workers: they are waited for
 
     def welcome(self) -> dict[str, Any]:
         """What a process is told when it joins."""
@@ -362,6 +397,7 @@ class Node:
             options.get("group", b""),
             options.get("bundle", -1),
             perf_counter(),
+            fresh=options.get("fresh", False),
         )
 
     def unplace(self, record: ActorRecord) -> None:

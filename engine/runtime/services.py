@@ -29,6 +29,7 @@ class Services:
             "list_named": self._list_named,
             "create_group": self._create_group,
             "remove_group": self._remove_group,
+            "preload": self._preload,
             "resources": self._resources,
             "nodes": self._nodes,
             "state": self._state,
@@ -119,6 +120,10 @@ class Services:
         self._node.reply(peer, number, None)
 
     # ------------------------------------------------------------------ state
+
+    def _preload(self, peer: bytes, number: int, modules: list[str]) -> None:
+        self._node.preload(modules)
+        self._node.reply(peer, number, None)
 
     def _resources(self, peer: bytes, number: int) -> None:
         self._node.reply(peer, number, self._node.machine.pool.statistics())

@@ -43,7 +43,7 @@ from engine.runtime.client import Runtime
 from engine.runtime.concurrency import AsyncCalls, ThreadedCalls
 from engine.runtime.execution import Execution
 from engine.runtime.notebook import Notebook
-from engine.wire.connection import Connection
+from engine.wire.connection import Connection, ConnectionClosed
 
 __all__ = ["Worker", "current_worker", "main"]
 
@@ -263,7 +263,7 @@ class Worker:
             self._concurrent = ThreadedCalls(self, limit)
 
 
-def main(sock: socket.socket, process: bytes, _config: bytes) -> int:
+def main(sock: socket.socket, process: bytes) -> int:
     """Join the node over `sock` and serve; returns the exit code."""
     global _worker
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -275,8 +275,11 @@ def main(sock: socket.socket, process: bytes, _config: bytes) -> int:
     sock.setblocking(True)
     hello.flush()
     messages: list[Any] = []
-    while not messages:
-        messages = hello.receive_some()
+    try:
+        while not messages:
+            messages = hello.receive_some()
+    except ConnectionClosed:  # the node is gone before this worker has begun
+        return 0
     welcome = messages[0]
     if isinstance(welcome, Stop):  # the engine ends before this worker has begun
         return 0

@@ -4,11 +4,15 @@ It has imported what every worker needs (NumPy, Arrow, the engine), has started 
 no gRPC channel, so a new worker costs milliseconds and shares the pages. Workers are forked twice:
 the child in between exits, the worker becomes a child of the *node* (a sub-reaper), which can then
 wait for it, hear its exit status, and have the kernel kill it should the node die.
+
+What a package wants to have loaded in every worker (`engine.preload`) may take seconds: it is done
+by a second zygote, forked from the first, which takes over when it is warm.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import select
 import signal
@@ -16,8 +20,8 @@ import socket
 import sys
 from typing import Any
 
-from engine.core.messages import Fork, Forked
-from engine.runtime.process import die_with_parent, socket_from
+from engine.core.messages import Fork, Forked, Preload, Preloaded
+from engine.runtime.process import die_with_parent, keep_freed_memory, socket_from
 from engine.wire.connection import Connection, ConnectionClosed
 
 __all__ = ["serve"]
@@ -31,6 +35,10 @@ def serve(sock: socket.socket, node_pid: int, frame_max: int) -> None:
         # One process a core: a thread pool in each would fight for the same cores.
         os.environ.setdefault(variable, "1")
     _warm_up()
+    _loop(sock, node_pid, frame_max)
+
+
+def _loop(sock: socket.socket, node_pid: int, frame_max: int) -> None:
     connection = Connection(sock, b"node----", frame_max=frame_max, passing=True)
     while True:
         select.select([sock], [], [])
@@ -39,8 +47,23 @@ def serve(sock: socket.socket, node_pid: int, frame_max: int) -> None:
         except ConnectionClosed:
             os._exit(0)
         for message in messages:
-            _fork_worker(connection, message, node_pid)
+            if isinstance(message, Preload):
+                connection.out.append(Preloaded(_preload(message.what)))
+            else:
+                _fork(connection, message, node_pid, frame_max)
         connection.flush()
+
+
+def _preload(what: list[str]) -> str:
+    try:
+        for one in what:
+            module, _, function = one.partition(":")
+            getattr(importlib.import_module(module), function)()
+    except Exception as error:  # anything user code may raise; the node goes on without
+        return f"{type(error).__name__}: {error}"
+    gc.collect()
+    gc.freeze()
+    return ""
 
 
 def _warm_up() -> None:
@@ -54,11 +77,12 @@ def _warm_up() -> None:
     # Workers must not start Arrow's thread pool beside each other on the same cores.
     pyarrow.set_cpu_count(1)
     del numpy, engine
+    keep_freed_memory()
     gc.collect()
     gc.freeze()  # a collection in a worker must not touch, and so copy, the shared pages
 
 
-def _fork_worker(connection: Connection, message: Fork, node_pid: int) -> None:
+def _fork(connection: Connection, message: Fork, node_pid: int, frame_max: int) -> None:
     fd = connection.take_descriptor()
     reader, writer = os.pipe()
     between = os.fork()
@@ -70,17 +94,21 @@ def _fork_worker(connection: Connection, message: Fork, node_pid: int) -> None:
         os.close(reader)
         connection.out.append(Forked(message.process, pid))
         return
-    worker = os.fork()
-    if worker:
-        os.write(writer, worker.to_bytes(8, "little"))
+    child = os.fork()
+    if child:
+        os.write(writer, child.to_bytes(8, "little"))
         os._exit(0)
     os.close(writer)
     os.close(reader)
     connection.sock.close()
-    _become_worker(fd, message, node_pid)
+    _wait_for_parent(node_pid)
+    if message.zygote:
+        gc.unfreeze()
+        _loop(socket_from(fd), node_pid, frame_max)
+    _become_worker(fd, message)
 
 
-def _become_worker(fd: int, message: Fork, node_pid: int) -> None:
+def _wait_for_parent(node_pid: int) -> None:
     while os.getppid() != node_pid:  # until the process in between is gone
         try:
             os.kill(node_pid, 0)
@@ -88,11 +116,14 @@ def _become_worker(fd: int, message: Fork, node_pid: int) -> None:
             os._exit(1)
         os.sched_yield()
     die_with_parent(node_pid)
+
+
+def _become_worker(fd: int, message: Fork) -> None:
     from engine.runtime import worker
 
     code: Any = 1
     try:
-        code = worker.main(socket_from(fd), message.process, message.config)
+        code = worker.main(socket_from(fd), message.process)
     except BaseException:  # the last stop of this process: say what happened, then leave
         sys.excepthook(*sys.exc_info())
     finally:

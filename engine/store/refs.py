@@ -36,7 +36,37 @@ class RefHolder(Protocol):
 
 _holder: RefHolder | None = None
 _released: Callable[[bytes], None] | None = None
-_escaped: weakref.WeakValueDictionary[bytes, ObjectRef[Any]] = weakref.WeakValueDictionary()
+
+
+class _Escaped(weakref.ref["ObjectRef[Any]"]):
+    """A weak reference to an ObjectRef that others may find again by its id."""
+
+    __slots__ = ("id",)
+    id: bytes
+
+
+_escaped: dict[bytes, _Escaped] = {}
+
+
+def _on_death(gone: weakref.ref[Any]) -> None:
+    assert isinstance(gone, _Escaped)
+    if _escaped.get(gone.id) is gone:
+        del _escaped[gone.id]
+    if _released is not None:
+        _released(gone.id)
+
+
+def _escape(ref: ObjectRef[Any]) -> None:
+    """Note a reference that leaves this process or came into it.
+
+    Its death is told by the weak reference's callback rather than by `__del__`: while `__del__`
+    runs in one thread, another could still find the object here and bring it back to life.
+    """
+    if not ref._tracked:
+        note = _Escaped(ref, _on_death)
+        note.id = ref._id
+        ref._tracked = True
+        _escaped[ref._id] = note
 
 
 def set_holder(holder: RefHolder | None, released: Callable[[bytes], None] | None) -> None:
@@ -57,13 +87,14 @@ class ObjectRef(Generic[T]):
     as a reference), to `engine.get` and `engine.wait`; ``await ref`` works in any event loop.
     """
 
-    __slots__ = ("__weakref__", "_id")
+    __slots__ = ("__weakref__", "_id", "_tracked")
 
     def __init__(self, object_id: bytes) -> None:
         self._id = object_id
+        self._tracked = False  # see _escape
 
     def __del__(self) -> None:
-        if _released is not None:
+        if _released is not None and not self._tracked:
             _released(self._id)
 
     def binary(self) -> bytes:
@@ -90,7 +121,7 @@ class ObjectRef(Generic[T]):
                 "engine.put()."
             )
         refs.append(self)
-        _escaped[self._id] = self
+        _escape(self)
         return adopt, (self._id,)
 
     def __copy__(self) -> ObjectRef[T]:
@@ -111,9 +142,10 @@ def _live() -> RefHolder:
 
 def adopt(object_id: bytes) -> ObjectRef[Any]:
     """The reference object for an id that came from elsewhere."""
-    ref = _escaped.get(object_id)
+    note = _escaped.get(object_id)
+    ref = note() if note is not None else None
     if ref is None:
-        holder = _live()
-        holder.hold(object_id)
-        ref = _escaped[object_id] = ObjectRef(object_id)
+        _live().hold(object_id)
+        ref = ObjectRef(object_id)
+        _escape(ref)
     return ref

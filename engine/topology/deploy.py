@@ -50,6 +50,7 @@ class ProcessHandle(TopologyHandle):
         for plan in plans:
             resources = dict(plan.resources or {})
             host = _host.options(num_cpus=plan.num_cpus, resources=resources)
+            host._fresh = True
             self._actors.append(host.remote(name, plan))
         try:
             ready = [actor.__ray_ready__.remote() for actor in self._actors]

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from engine import state
+from engine.util.actor_pool import ActorPool
+from engine.util.executor import Executor
+from engine.util.joblib_backend import register_joblib
 from engine.util.placement_group import (
     PlacementGroup,
     PlacementGroupSchedulingStrategy,
     placement_group,
     remove_placement_group,
 )
+from engine.util.pool import Pool
+from engine.util.queue import Empty, Full, Queue
 
 __all__ = [
+    "ActorPool",
+    "Empty",
+    "Executor",
+    "Full",
     "PlacementGroup",
     "PlacementGroupSchedulingStrategy",
+    "Pool",
+    "Queue",
     "placement_group",
+    "register_joblib",
     "remove_placement_group",
     "state",
 ]

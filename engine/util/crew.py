@@ -230,8 +230,11 @@ class Crew:
     def _pump(self) -> None:
         """Give batches to free workers. Messages are sent outside of the lock."""
         while self._pending and self._free:
+            if self.broken is not None:
+                self._drop()
+                return
             with self._lock:
-                if not self._free or self.broken is not None:
+                if not self._free:
                     return
                 slot = self._free.pop()
                 segments = self._take(slot)
@@ -261,7 +264,7 @@ class Crew:
                 self._pending.appendleft(segment.split(room))
                 size = room
             self._queued -= size
-            if segment.sink.admit(segment.start):
+            if segment.items and segment.sink.admit(segment.start):
                 taken.append(segment)
                 room -= size
         return taken
@@ -307,13 +310,15 @@ class Crew:
         if single:
             for segment in batch.segments:
                 segment.fail(error)
-        self._pump()
+            self.tell()
 
     def _requeue(self, segments: list[_Segment]) -> None:
-        """Put given-back work in front again, item by item. Under the lock."""
+        """Put given-back work in front again. Under the lock."""
         for segment in reversed(segments):
             self._queued += len(segment.items)
-            self._pending.appendleft(_Resumed(segment))
+            if not isinstance(segment.sink, _Admitted):  # it has begun: nobody is asked again
+                segment.sink = _Admitted(segment.sink)
+            self._pending.appendleft(segment)
 
     # ------------------------------------------------------------------ outcomes
 
@@ -332,9 +337,9 @@ class Crew:
             self._lost(slot, batch, error)
             return
         except Exception as error:  # the engine was shut down, or a value cannot be rebuilt here
-            values, errors, seconds = [None] * batch.count, {}, 0.0
-            errors = dict.fromkeys(range(batch.count), error)
-            if not isinstance(error, TaskError) and not self._home.node_alive:
+            values, seconds = [None] * batch.count, 0.0
+            errors = dict.fromkeys(range(batch.count), original(error))
+            if not isinstance(error, TaskError):
                 self.fail(error)
         if values is None:
             self._release(slot, batch, [])
@@ -370,14 +375,9 @@ class Crew:
             if slot.batch is batch:
                 slot.batch = None
                 self._free.append(slot)
-            rest = batch.segments
-            if batch.done:
-                kept = batch.count
-                done, batch.segments = batch.segments, []
-                batch.segments = done
-                rest = batch.cut(min(batch.done, kept))
+            rest = batch.cut(batch.done)
         if not self._replaces:
-            self.fail(error)
+            self.kill(error)
         for segment in rest:
             segment.fail(error)
         if self._replaces and self._home.node_alive:
@@ -388,11 +388,25 @@ class Crew:
         with self._lock:
             if self.broken is None:
                 self.broken = error
-            dropped, self._pending = self._pending, deque()
+        self._drop()
+
+    def withdraw(self) -> list[Any]:
+        """Take back all work that was never given to a worker; its sinks."""
+        with self._lock:
+            taken = [one for one in self._pending if not isinstance(one.sink, _Admitted)]
+            self._pending = deque(one for one in self._pending if isinstance(one.sink, _Admitted))
+            self._queued = sum(len(one.items) for one in self._pending)
+        return [one.sink for one in taken]
+
+    def _drop(self) -> None:
+        assert self.broken is not None
+        with self._lock:
+            pending, self._pending = self._pending, deque()
             self._queued = 0
-            dropped = deque(one for one in dropped if one.sink.admit(one.start))
+            dropped = [one for one in pending if one.sink.admit(one.start)]
         for segment in dropped:
-            segment.fail(error)
+            segment.fail(self.broken)
+        self.tell()
 
     # ------------------------------------------------------------------ slow batches
 
@@ -437,6 +451,14 @@ class Crew:
         """Serve the engine until `ready()` or `timeout` seconds have passed; whether ready."""
         return self._home.wait(ready, timeout)
 
+    def poll(self) -> None:
+        """Take what has arrived, without waiting."""
+        self._home.reactor.poll()
+
+    def tell(self) -> None:
+        """Wake whoever waits in another thread: something has changed without a message."""
+        HELPER.tell(self._home)
+
     @property
     def idle(self) -> bool:
         """Whether nothing is queued and nothing runs."""
@@ -457,15 +479,6 @@ class Crew:
             actor = slot.retire()
             if actor is not None and self._home.node_alive:
                 kill(actor)
-
-
-class _Resumed(_Segment):
-    """Work that a worker gave back: it was admitted already."""
-
-    __slots__ = ()
-
-    def __init__(self, segment: _Segment) -> None:
-        super().__init__(segment.function, segment.items, _Admitted(segment.sink), segment.start)
 
 
 class _Admitted:

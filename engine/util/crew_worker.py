@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
@@ -30,6 +32,8 @@ class CrewWorker:
         self._todo: deque[Any] = deque()
         self._done: list[Any] = []
         self._errors: dict[int, bytes] = {}
+        self._running = False
+        self._lock = threading.Lock()
         self._failure: bytes | None = None
         if initializer is not None:
             try:
@@ -60,8 +64,9 @@ class CrewWorker:
             return None, {0: self._failure}, 0.0
         done: list[Any] = []
         errors: dict[int, bytes] = {}
-        self._done, self._errors = done, errors
-        todo = self._todo = deque(items)
+        todo = deque(items)
+        with self._lock:
+            self._todo, self._done, self._errors, self._running = todo, done, errors, True
         del items
         start = perf_counter()
         while True:
@@ -79,7 +84,8 @@ class CrewWorker:
                 value = None
             done.append(value)
         seconds = perf_counter() - start
-        self._done, self._errors = [], {}
+        with self._lock:  # from here on `give_back` has nothing to tell
+            self._done, self._errors, self._running = [], {}, False
         return *self._sendable(done, errors), seconds
 
     def give_back(self) -> tuple[list[Any], dict[int, bytes] | None, int]:
@@ -88,13 +94,13 @@ class CrewWorker:
         Items kept are those finished and the one that runs. Without a running batch nothing is
         told, and the batch's own answer counts.
         """
-        todo, done, errors = self._todo, self._done, self._errors
-        try:
-            while True:
-                todo.pop()
-        except IndexError:
-            finished = list(done)
-        values, packed = self._sendable(finished, dict(errors))
+        with self._lock:
+            if not self._running:
+                return [], None, sys.maxsize
+            # While the lock is held the runner may still finish its item, not start a new one.
+            self._todo.clear()
+            finished, errors = list(self._done), dict(self._errors)
+        values, packed = self._sendable(finished, errors)
         return values, packed, len(finished) + 1
 
     def _packed(self, error: BaseException, function: Callable[..., Any]) -> bytes:

@@ -46,6 +46,11 @@ class Helper:
         """Run `job` once the object of `ref` is there."""
         home.when_ready(ref.binary(), lambda: self.call(job))
 
+    def tell(self, home: Runtime) -> None:
+        """Have threads that wait in `home` look again at what they wait for."""
+        if home is current():  # after a shutdown nobody waits
+            home.reactor.kick()
+
     def look_after(self, one: Watched) -> None:
         """Call `one.look` every few milliseconds until it returns False."""
         if one in self._watched:
@@ -83,8 +88,8 @@ class Helper:
                 )
             del job
             home = current()
-            if home is not None and not home.reactor._stopped:
-                home.reactor.kick()  # whoever waits for what the job has changed looks again
+            if home is not None:
+                self.tell(home)  # whoever waits for what the job has changed looks again
 
     def _look(self) -> None:
         now = perf_counter()

@@ -1,8 +1,8 @@
-"""A few processes in one: object tables that talk over queues delivered in any order the test likes.
+"""A few processes in one: object tables and queues delivered in any order the test likes.
 
-Only the order on one connection is kept, as on a socket. Everything that the runtime does around the
-pure table (references as Python objects, what a call keeps, when a reply may leave) is done here in
-the same way, so that a hole in the protocol shows as a freed object that somebody still holds.
+Only the order on one connection is kept, as on a socket. Everything that the runtime does around
+the pure table (references as Python objects, what a call keeps, when a reply may leave) is done
+here in the same way, so that a hole in the protocol shows as a freed object that somebody holds.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ def tasks(cluster: Any) -> Any:
 
 def test_await_a_reference(cluster: Any, tasks: Any) -> None:
     async def main() -> list[Any]:
-        return [await tasks.remote(3), await cluster.put("here"), await cluster.put(np.arange(10**5))]
+        array = cluster.put(np.arange(10**5))
+        return [await tasks.remote(3), await cluster.put("here"), await array]
 
     one, two, three = asyncio.run(asyncio.wait_for(main(), SECONDS))
     assert (one, two, three[-1]) == (9, "here", 10**5 - 1)

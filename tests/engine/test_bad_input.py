@@ -56,10 +56,6 @@ async def coroutine() -> None:
     return None
 
 
-def generator() -> Any:
-    yield 1
-
-
 # Rows: (what is done, error, what the message has to say). They need no running engine.
 STATIC: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: engine.remote(), TypeError, "without parentheses"),
@@ -69,7 +65,6 @@ STATIC: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: engine.remote(add), TypeError, r"remote already; use \.options"),
     (lambda: engine.remote(Adder), TypeError, r"remote already; use \.options"),
     (lambda: engine.remote(coroutine), TypeError, "coroutine.*actor"),
-    (lambda: engine.remote(generator), TypeError, "generator.*list"),
     (lambda: add(1), TypeError, r"cannot be called directly; use .*\.remote"),
     (lambda: Adder(1), TypeError, r"cannot be instantiated directly; use Adder\.remote"),
     (lambda: add.remote(), TypeError, r"plain\(a, b=None\): missing a required argument: 'a'"),
@@ -78,7 +73,7 @@ STATIC: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: add.remote(1, a=3), TypeError, r"plain.*multiple values for argument 'a'"),
     (lambda: Adder.remote(), TypeError, "Adder.*missing a required argument: 'start'"),
     (lambda: Adder.remote(1, 2), TypeError, "Adder.*too many positional"),
-    (lambda: add.options(cpus=1), ValueError, r"unknown option 'cpus' for a task; known are:.*num_cpus"),
+    (lambda: add.options(cpus=1), ValueError, r"unknown option 'cpus' for a task; known.*num_cpus"),
     (lambda: Adder.options(max_retries=1), ValueError, "unknown option 'max_retries' for an actor"),
     (lambda: engine.method(num_cpus=1), ValueError, "unknown option 'num_cpus' for a method"),
     (lambda: add.options(num_cpus=-1), ValueError, "num_cpus=-1: expected a number >= 0"),
@@ -94,7 +89,7 @@ STATIC: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: add.options(resources={"CPU": 1}), TypeError, "use num_cpus"),
     (lambda: add.options(resources={"x": -1}), TypeError, "amount >= 0 for 'x'"),
     (lambda: add.options(resources={"x": "1"}), TypeError, "amount >= 0 for 'x'"),
-    (lambda: add.options(resources=5), TypeError, "mapping from resource name"),
+    (lambda: add.options(resources=[5]), TypeError, "mapping from resource name"),
     (lambda: add.options(retry_exceptions=5), ValueError, "list of exception classes"),
     (lambda: add.options(retry_exceptions=[5]), TypeError, "list of exception classes"),
     (lambda: add.options(scheduling_strategy="FAST"), ValueError, "'DEFAULT', 'SPREAD'"),
@@ -244,10 +239,18 @@ print(json.dumps(rows))
         tmp_path,
     )
     rows = json.loads(out)
-    wanted = ["ValueError: num_cpus=-1: expected", "ValueError: num_cpus='2'", "ValueError: num_cpus=T",
-              "ValueError: num_gpus=-1", "ValueError: resources={'CPU'", "ValueError: resources={'x'",
-              "ValueError: object_store_memory=5", "ConnectionError: no cluster",
-              "ConnectionError: no cluster", "TypeError: init() got an unexpected keyword"]
+    wanted = [
+        "ValueError: num_cpus=-1: expected",
+        "ValueError: num_cpus='2'",
+        "ValueError: num_cpus=T",
+        "ValueError: num_gpus=-1",
+        "ValueError: resources={'CPU'",
+        "ValueError: resources={'x'",
+        "ValueError: object_store_memory=5",
+        "ConnectionError: no cluster",
+        "ConnectionError: no cluster",
+        "TypeError: init() got an unexpected keyword",
+    ]
     for row, start in zip(rows, wanted, strict=True):
         assert row.startswith(start)
 
@@ -273,7 +276,8 @@ pending = f.remote(1)
 engine.shutdown()
 engine.init(num_cpus=1)
 for act in (lambda: engine.get(old), lambda: engine.get([old]), lambda: engine.wait([old]),
-            lambda: engine.get(f.remote(old), timeout=5), lambda: engine.get(f.remote([old]), timeout=5),
+            lambda: engine.get(f.remote(old), timeout=5),
+            lambda: engine.get(f.remote([old]), timeout=5),
             lambda: engine.get(actor.m.remote(), timeout=5), lambda: engine.cancel(old),
             lambda: engine.put([old]), lambda: old.future().result(5)):
     try:

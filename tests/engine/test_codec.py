@@ -65,7 +65,9 @@ dtypes = st.one_of(
 )
 arrays = hnp.arrays(dtypes, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5))
 columns = st.one_of(
-    st.lists(st.none() | st.integers(-(2**62), 2**62), max_size=12).map(lambda x: pa.array(x, pa.int64())),
+    st.lists(st.none() | st.integers(-(2**62), 2**62), max_size=12).map(
+        lambda x: pa.array(x, pa.int64())
+    ),
     st.lists(st.none() | st.text(max_size=5), max_size=12).map(lambda x: pa.array(x, pa.string())),
     st.lists(st.none() | st.text(max_size=2), max_size=12).map(
         lambda x: pa.array(x, pa.string()).dictionary_encode()
@@ -75,7 +77,8 @@ columns = st.one_of(
     ),
     st.lists(st.none() | st.booleans(), max_size=12).map(lambda x: pa.array(x, pa.bool_())),
     st.lists(
-        st.none() | st.fixed_dictionaries({"a": st.integers(0, 5), "b": st.none() | st.text(max_size=2)}),
+        st.none()
+        | st.fixed_dictionaries({"a": st.integers(0, 5), "b": st.none() | st.text(max_size=2)}),
         max_size=12,
     ).map(lambda x: pa.array(x, pa.struct({"a": pa.int32(), "b": pa.string()}))),
 )
@@ -192,8 +195,10 @@ class Point:
 
 @pytest.mark.parametrize(
     "value",
-    [Colour.RED, Point(1, [2]), {1, 2}, frozenset("ab"), range(5), slice(1, 2), 1j, ..., NotImplemented,
-     "__main__", b"__main__", {"__main__": 1}],
+    [
+        *(Colour.RED, Point(1, [2]), {1, 2}, frozenset("ab"), range(5), slice(1, 2), 1j),
+        *(..., NotImplemented, "__main__", b"__main__", {"__main__": 1}),
+    ],
     ids=repr,
 )
 def test_other_values(value: Any) -> None:
@@ -207,19 +212,19 @@ def test_functions_and_local_classes_travel_by_value() -> None:
         def __init__(self, x: int) -> None:
             self.x = x
 
-    assert round_trip(lambda x: x + offset)(1) == 11
-    assert round_trip(functools.partial(lambda a, b: a - b, 5))(3) == 2
-    assert round_trip(Local(4)).x == 4
+    assert through_frame(lambda x: x + offset)(1) == 11
+    assert through_frame(functools.partial(lambda a, b: a - b, 5))(3) == 2
+    assert through_frame(Local(4)).x == 4
 
 
 def test_recursive_containers() -> None:
     value: list[Any] = [1]
     value.append(value)
-    found = round_trip_unchecked(value)
+    found = through_frame(value)
     assert found[1] is found
 
 
-def round_trip_unchecked(value: Any) -> Any:
+def through_frame(value: Any) -> Any:
     encoded = codec.encode(value)
     return codec.decode(encoded.data, encoded.inline_buffers())
 
@@ -250,7 +255,8 @@ class Node:
     ids=["itself", "list", "dict", "objects"],
 )
 def test_what_cannot_be_pickled_is_named(value: Any, path: str) -> None:
-    with pytest.raises(SerializationError, match=rf"cannot pickle {path}.*inside the task") as caught:
+    message = rf"cannot pickle {path}.*inside the task"
+    with pytest.raises(SerializationError, match=message) as caught:
         codec.encode(value)
     assert isinstance(caught.value, TypeError)
     assert codec.contained_refs() is None, "the collector of references is put away"

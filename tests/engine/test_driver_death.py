@@ -132,7 +132,10 @@ def test_a_driver_that_ends_without_shutdown_leaves_nothing_and_says_nothing(
 
 
 def test_short_lived_engines_are_silent(tmp_path: Path) -> None:
-    script = "import engine\nfor _ in range(5):\n    engine.init(num_cpus=2)\n    engine.shutdown()\n"
+    script = (
+        "import engine\n"
+        "for _ in range(5):\n    engine.init(num_cpus=2)\n    engine.shutdown()\n"
+    )
     process = run_script(script, tmp_path, stderr=-1)
     _out, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (0, "")
@@ -299,9 +302,10 @@ def test_init_starts_node_zygote_and_warm_workers(leak_check: None) -> None:
     engine.init(num_cpus=2)
     assert time.monotonic() - start < 5
     try:
-        eventually(lambda: len(family()) == 4, what="node, zygote, two workers")
+        eventually(lambda: len(family()) >= 4, what="node, zygote, two workers")
         node = psutil.Process(family()[0].pid)
         assert node.ppid() == os.getpid()
-        assert {one.ppid() for one in family()[1:]} == {node.pid}
+        # The process between the zygote and a worker is soon gone; then the worker is the node's.
+        eventually(lambda: {one.ppid() for one in family()[1:]} == {node.pid})
     finally:
         engine.shutdown()

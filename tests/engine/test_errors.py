@@ -88,7 +88,7 @@ def raising(cluster: Any) -> Any:
         raise make()
 
     def run(make: Any) -> BaseException:
-        with pytest.raises(BaseException) as caught:  # noqa: PT011, B017 - the test looks at it
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - the test looks at it
             cluster.get(task.remote(make), timeout=SECONDS)
         return caught.value
 
@@ -130,7 +130,7 @@ def test_a_chain_of_causes_is_in_the_message(cluster: Any) -> None:
         except ValueError as error:
             raise RuntimeError("second") from error
 
-    with pytest.raises(RuntimeError, match="(?s)invalid literal.*direct cause.*second"):
+    with pytest.raises(RuntimeError, match=r"(?s)invalid literal.*direct cause.*second"):
         cluster.get(chained.remote())
 
 

@@ -115,8 +115,7 @@ def test_a_damaged_body_is_a_protocol_error_or_other_messages(
         feed.sock.send(pack("<I", len(body)) + body)
         try:
             found = receiver.receive()
-        except ProtocolError as error:
-            assert "unreadable frame" in str(error)
+        except ProtocolError:
             return
         assert all(isinstance(one, msgspec.Struct) for one in found)
     finally:
@@ -189,7 +188,7 @@ def test_deep_nesting_is_a_protocol_error(pair: Pair) -> None:
 def test_a_message_above_the_limit_is_refused_by_the_sender() -> None:
     sender, receiver = make_pair(1000)
     sender.out.append(Done(b"i" * 16, b"x" * 2000))
-    with pytest.raises(ProtocolError, match="Done message of .* above the frame limit of 1000"):
+    with pytest.raises(ProtocolError, match=r"Done message of .* above the frame limit of 1000"):
         sender.flush()
     sender.close()
     receiver.close()

@@ -141,10 +141,7 @@ def test_arrow_is_read_in_place(cluster: Any, value: Any) -> None:
 
 
 def _buffer_addresses(value: Any) -> list[int]:
-    if isinstance(value, pa.Table | pa.RecordBatch):
-        columns = value.columns
-    else:
-        columns = [value]
+    columns = value.columns if isinstance(value, pa.Table | pa.RecordBatch) else [value]
     chunks = [c for column in columns for c in getattr(column, "chunks", [column])]
     return [part.address for chunk in chunks for part in chunk.buffers() if part is not None]
 
@@ -183,19 +180,22 @@ def test_a_freed_block_is_used_again_warm(cluster: Any) -> None:
     assert _stored(ref).block == first
 
 
-@pytest.mark.parametrize("view", ["array", "slice", "reshaped", "memoryview", "arrow"])
-def test_a_value_outlives_its_reference(cluster: Any, view: str) -> None:
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda array: array,
+        lambda array: array[1000:2000],
+        lambda array: array.reshape(1024, -1).T,
+        memoryview,
+        lambda array: pa.array(array).slice(3, 500),
+    ],
+    ids=["array", "slice", "reshaped", "memoryview", "arrow"],
+)
+def test_a_value_outlives_its_reference(cluster: Any, view: Any) -> None:
     before = bytes_live()
     ref = cluster.put(np.full(LARGE, 7, dtype=np.uint8))
-    array = cluster.get(ref)
-    kept: Any = {
-        "array": lambda: array,
-        "slice": lambda: array[1000:2000],
-        "reshaped": lambda: array.reshape(1024, -1).T,
-        "memoryview": lambda: memoryview(array),
-        "arrow": lambda: pa.array(array).slice(3, 500),
-    }[view]()
-    del ref, array
+    kept = view(cluster.get(ref))
+    del ref
     gc.collect()
     others = [cluster.put(np.full(LARGE, 9, dtype=np.uint8)) for _ in range(4)]
     assert np.all(np.asarray(kept) == 7), "the block was given out while somebody looked at it"

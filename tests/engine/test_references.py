@@ -187,14 +187,15 @@ def test_a_task_that_depends_on_a_lost_object_fails(cluster: Any) -> None:
 
 
 def test_a_closure_keeps_the_references_it_captured(cluster: Any) -> None:
-    ref = cluster.put(np.full(LARGE, 4, dtype=np.uint8))
+    def make(ref: Any) -> Any:
+        @cluster.remote
+        def use() -> int:
+            return int(cluster.get(ref)[-1])
 
-    @cluster.remote
-    def use() -> int:
-        return int(cluster.get(ref)[-1])
+        assert cluster.get(use.remote()) == 4
+        return use
 
-    assert cluster.get(use.remote()) == 4
-    del ref
+    use = make(cluster.put(np.full(LARGE, 4, dtype=np.uint8)))
     gc.collect()
     assert cluster.get([use.remote() for _ in range(4)]) == [4] * 4
 

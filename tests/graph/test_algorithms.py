@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graph
+from graph.algorithms import betweenness as betweenness_module
 from graph.algorithms import bfs as bfs_module
 from graph.algorithms import cdlp as cdlp_module
+from graph.algorithms import core as core_module
 from graph.algorithms import pagerank as pagerank_module
+from graph.algorithms import scc as scc_module
 from graph.algorithms import sssp as sssp_module
 from graph.algorithms import triangles as triangles_module
 from graph.algorithms import wcc as wcc_module
@@ -117,11 +120,55 @@ def test_lcc_is_counting_and_triangles_are_networkxs(
     got = graph.lcc(sample.graph, parallelism=copies, inline=True)
     assert triangles_module.verify(sample.graph, got)
     if not sample.directed:
-        simple = nx.Graph(sample.networkx)
-        simple.remove_edges_from(list(nx.selfloop_edges(simple)))
-        assert got.to_dict() == pytest.approx(nx.clustering(simple))
+        assert got.to_dict() == pytest.approx(nx.clustering(simple(sample)))
         counts = graph.triangles(sample.graph, parallelism=copies, inline=True)
-        assert counts.to_dict() == nx.triangles(simple)
+        assert counts.to_dict() == nx.triangles(simple(sample))
+
+
+def simple(sample: Sample) -> Any:
+    """The sample in NetworkX without loops and repeats."""
+    other = (nx.DiGraph if sample.directed else nx.Graph)(sample.networkx)
+    other.remove_edges_from(list(nx.selfloop_edges(other)))
+    return other
+
+
+@given(samples(), COPIES)
+def test_core_numbers_are_networkxs(tier: str, sample: Sample, copies: int) -> None:
+    other = simple(sample)
+    g = graph.from_networkx(other)
+    got = graph.core_number(g, parallelism=copies, inline=True)
+    assert got.to_dict() == nx.core_number(other)
+    whole = graph.core_number(sample.graph, parallelism=copies, inline=True)
+    assert core_module.verify(sample.graph, whole)
+
+
+@given(samples(), COPIES)
+def test_scc_is_networkxs(tier: str, sample: Sample, copies: int) -> None:
+    got = graph.scc(sample.graph, parallelism=copies, inline=True)
+    parts = nx.strongly_connected_components(nx.MultiDiGraph(sample.networkx))
+    assert got.to_dict() == {v: min(part) for part in parts for v in part}
+    assert scc_module.verify(sample.graph, got)
+
+
+@given(samples(), COPIES, st.booleans(), st.booleans(), st.data())
+def test_betweenness_is_networkxs(
+    tier: str, sample: Sample, copies: int, normalized: bool, endpoints: bool, data: st.DataObject
+) -> None:
+    other = simple(sample)
+    k = data.draw(st.none() | st.integers(1, sample.count))
+    options: dict[str, Any] = {
+        "k": k, "normalized": normalized, "endpoints": endpoints, "seed": 7,
+    }  # fmt: skip
+    g = graph.from_networkx(other)
+    got = graph.betweenness(g, **options, parallelism=copies, inline=True)
+    want = nx.betweenness_centrality(other, **options)
+    assert got.to_dict() == pytest.approx(want, nan_ok=True)
+
+
+@given(samples(), COPIES)
+def test_betweenness_satisfies_its_verifier(tier: str, sample: Sample, copies: int) -> None:
+    got = graph.betweenness(sample.graph, parallelism=copies, inline=True)
+    assert betweenness_module.verify(sample.graph, got)
 
 
 @pytest.mark.parametrize("directed", [True, False])
@@ -138,6 +185,8 @@ def test_larger_graphs_satisfy_the_verifiers(tier: str, make: Any, directed: boo
         assert sssp_module.verify(g, source, graph.sssp(g, source, **options))
         assert cdlp_module.verify(g, graph.cdlp(g, 4, **options), 4)
         assert triangles_module.verify(g, graph.lcc(g, **options))
+        assert core_module.verify(g, graph.core_number(g, **options))
+        assert scc_module.verify(g, graph.scc(g, **options))
         ranks = graph.pagerank(g, tol=1e-13, max_iter=1000, **options)
         assert pagerank_module.verify(g, ranks) < 1e-9
         assert ranks.to_numpy().sum() == pytest.approx(1.0)
@@ -148,6 +197,16 @@ def test_a_long_path(tier: str) -> None:
     g = graph.from_edges(np.arange(n), np.arange(n) + 1)
     assert graph.bfs(g, 0, inline=True).to_numpy().tolist() == list(range(n + 1))
     assert set(graph.wcc(g, inline=True).to_dict().values()) == {0}
+
+
+def test_strong_components_that_follow_each_other(tier: str) -> None:
+    """Three cycles in a row: the first one's colour runs through the second and meets the third."""
+    cycles = [(2, 3), (3, 2), (4, 5), (5, 4), (0, 1), (1, 0)]
+    src, dst = zip(*cycles, (2, 4), (4, 0), strict=True)
+    g = graph.from_edges(src, dst)
+    for copies in (1, 2, 3):
+        got = graph.scc(g, parallelism=copies, inline=True).to_dict()
+        assert got == {0: 0, 1: 0, 2: 2, 3: 2, 4: 4, 5: 4}
 
 
 def test_verifiers_notice_a_wrong_result() -> None:

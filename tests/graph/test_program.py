@@ -172,6 +172,31 @@ def test_aggregators(copies: int) -> None:
     assert got.to_dict() == {v: [3, 9, 4, 0] for v in (3, 4, 5, 9)}
 
 
+class Heard(graph.VertexProgram):
+    """With a combiner: what was heard in each superstep, while others talk on."""
+
+    value = graph.pyobject(default=[])
+    message = graph.int64(combine="sum")
+
+    def compute(self, v: Vertex, messages: Sequence[int], ctx: Context) -> None:
+        v.value = [*v.value, list(messages)]
+        if ctx.superstep < 3:
+            v.send((v.id + 1 + ctx.superstep) % 4, 10 * v.id + ctx.superstep)
+            v.send(0, 1)
+
+
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_a_combined_message_is_heard_once(copies: int) -> None:
+    g = graph.from_edges([0, 1, 2, 3], [1, 2, 3, 0])
+    got = graph.run(g, Heard(), max_supersteps=5, parallelism=copies, inline=True)
+    assert got.to_dict() == {
+        0: [[], [34], [25], [16], []],
+        1: [[], [0], [31], [22], []],
+        2: [[], [10], [1], [32], []],
+        3: [[], [20], [11], [2], []],
+    }
+
+
 class Endless(graph.VertexProgram):
     value = graph.int64()
     message = graph.int64()

@@ -31,7 +31,7 @@ def source(**options: Any) -> st.Stream:
 def twice_the_same_sink() -> None:
     stream = untimed()
     stream.sink(st.collect())
-    stream.sink(st.collect())
+    stream.sink(st.collect(), name="collect")
 
 
 def union_of_jobs() -> None:

@@ -1,0 +1,207 @@
+"""The head machine: names, lives and deaths of actors, and who is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.core.head import HeadMachine
+from engine.core.messages import (
+    ActorChanged,
+    CreateActor,
+    KillActor,
+    decode_failure,
+    encode_failure,
+)
+
+CREATOR, WORKER, OTHER = b"creator-", b"worker--", b"other---"
+ACTOR = CREATOR + bytes(7) + b"\x01"
+
+
+class _Edge:
+    """Notes the effects."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, Any]] = []
+        self.killed: list[bytes] = []
+        self.placing: list[bytes] = []
+
+    def send(self, process: bytes, message: Any) -> None:
+        self.sent.append((process, message))
+
+    def connect(self, one: bytes, other: bytes) -> None:
+        pass
+
+    def place(self, record: Any) -> None:
+        self.placing.append(record.create.id)
+
+    def unplace(self, record: Any) -> None:
+        self.placing.remove(record.create.id)
+
+    def kill(self, process: bytes, cause: str) -> None:
+        self.killed.append(process)
+
+    def told(self, process: bytes) -> list[str]:
+        return [m.state for p, m in self.sent if p == process and isinstance(m, ActorChanged)]
+
+
+@pytest.fixture
+def edge() -> _Edge:
+    return _Edge()
+
+
+@pytest.fixture
+def head(edge: _Edge) -> HeadMachine:
+    return HeadMachine(edge)
+
+
+def create(head: HeadMachine, **options: Any) -> None:
+    head.on_create(CREATOR, CreateActor(ACTOR, b"k", b"", b"", {"class": "A", **options}))
+
+
+def alive(head: HeadMachine, process: bytes = WORKER, **options: Any) -> None:
+    create(head, **options)
+    assert head.on_placed(ACTOR, process, 7)
+    head.on_reported(process, ActorChanged(ACTOR, "alive", process))
+
+
+def test_the_creator_and_every_watcher_are_told(head: HeadMachine, edge: _Edge) -> None:
+    alive(head)
+    head.on_lookup(OTHER, ACTOR)
+    head.on_process_died(WORKER, 7, "was killed by SIGKILL")
+    assert edge.told(CREATOR) == edge.told(OTHER) == ["alive", "dead"]
+    last = edge.sent[-1][1]
+    text = decode_failure(last.failure).text
+    assert "A (" in text
+    assert "SIGKILL" in text
+    assert "pid 7" in text
+
+
+def test_a_lookup_may_overtake_the_creation(head: HeadMachine, edge: _Edge) -> None:
+    head.on_lookup(OTHER, ACTOR)
+    alive(head)
+    assert edge.told(OTHER) == ["alive"]
+
+
+def test_a_lookup_of_the_dead_is_answered(head: HeadMachine, edge: _Edge) -> None:
+    alive(head)
+    head.kill(ACTOR, True, "was killed")
+    head.on_process_died(WORKER, 7, "SIGKILL")
+    head.on_lookup(OTHER, ACTOR)
+    assert edge.told(OTHER) == ["dead"]
+
+
+def test_a_lookup_of_an_actor_whose_creator_died_before_creating_it_is_answered(
+    head: HeadMachine, edge: _Edge
+) -> None:
+    """A handle travelled, its creator died with the creation unsent: nobody may wait for ever."""
+    head.on_lookup(OTHER, ACTOR)
+    head.on_process_died(CREATOR, 5, "was killed by SIGKILL")
+    assert edge.told(OTHER) == ["dead"]
+
+
+def test_restarts_are_counted(head: HeadMachine, edge: _Edge) -> None:
+    alive(head, max_restarts=1)
+    head.on_process_died(WORKER, 7, "SIGKILL")
+    assert edge.told(CREATOR) == ["alive", "restarting"]
+    assert edge.placing == [ACTOR, ACTOR]
+    head.on_placed(ACTOR, OTHER, 8)
+    head.on_reported(OTHER, ActorChanged(ACTOR, "alive", OTHER))
+    head.on_process_died(OTHER, 8, "SIGKILL")
+    assert edge.told(CREATOR) == ["alive", "restarting", "alive", "dead"]
+
+
+def test_endless_restarts(head: HeadMachine, edge: _Edge) -> None:
+    create(head, max_restarts=-1)
+    for number in range(5):
+        name = b"worker%02d" % number
+        head.on_placed(ACTOR, name, number)
+        head.on_reported(name, ActorChanged(ACTOR, "alive", name))
+        head.on_process_died(name, number, "SIGKILL")
+    assert head.actors[ACTOR].state == "restarting"
+
+
+def test_kill_without_restart_ends_a_restarting_actor(head: HeadMachine, edge: _Edge) -> None:
+    alive(head, max_restarts=5)
+    head.on_process_died(WORKER, 7, "SIGKILL")
+    head.kill(ACTOR, True, "was killed by engine.kill()")
+    assert edge.told(CREATOR)[-1] == "dead"
+    assert not head.on_placed(ACTOR, OTHER, 8)
+
+
+def test_kill_with_restart_of_a_pending_actor_changes_nothing(head: HeadMachine) -> None:
+    create(head, max_restarts=1)
+    head.kill(ACTOR, False, "was killed")
+    assert head.on_placed(ACTOR, WORKER, 7)
+    assert head.actors[ACTOR].restarts_left == 1
+
+
+def test_a_constructor_that_raised_kills_the_worker(head: HeadMachine, edge: _Edge) -> None:
+    create(head)
+    head.on_placed(ACTOR, WORKER, 7)
+    failure = encode_failure("X", "y")
+    head.on_reported(WORKER, ActorChanged(ACTOR, "dead", failure=failure))
+    assert edge.killed == [WORKER]
+    assert edge.sent[-1][1].failure == failure
+
+
+def test_a_report_of_a_former_process_is_ignored(head: HeadMachine, edge: _Edge) -> None:
+    alive(head, max_restarts=1)
+    head.on_process_died(WORKER, 7, "SIGKILL")
+    head.on_placed(ACTOR, OTHER, 8)
+    head.on_reported(WORKER, ActorChanged(ACTOR, "alive", WORKER))
+    assert head.actors[ACTOR].state == "starting"
+
+
+def test_actors_of_a_dead_creator_die_unless_detached(head: HeadMachine, edge: _Edge) -> None:
+    alive(head)
+    head.on_process_died(CREATOR, 5, "SIGKILL")
+    assert edge.killed == [WORKER]
+
+
+def test_detached_actors_stay(head: HeadMachine, edge: _Edge) -> None:
+    alive(head, lifetime="detached")
+    head.on_process_died(CREATOR, 5, "SIGKILL")
+    assert edge.killed == []
+    assert head.actors[ACTOR].state == "alive"
+
+
+def test_names(head: HeadMachine) -> None:
+    assert head.reserve("n", "x", ACTOR) == ACTOR
+    assert head.reserve("n", "x", OTHER + bytes(8)) == ACTOR
+    assert head.reserve("m", "x", OTHER + bytes(8)) != ACTOR
+    alive(head, name="x", namespace="n")
+    found = head.find("n", "x")
+    assert found is not None
+    assert found[0] == ACTOR
+    head.on_process_died(WORKER, 7, "SIGKILL")
+    assert head.find("n", "x") is None
+    assert head.reserve("n", "x", OTHER + bytes(8)) == OTHER + bytes(8)
+
+
+def test_a_name_whose_creator_died_before_creating_is_free(head: HeadMachine) -> None:
+    head.reserve("n", "x", ACTOR)
+    head.on_process_died(CREATOR, 5, "SIGKILL")
+    assert head.reserve("n", "x", OTHER + bytes(8)) == OTHER + bytes(8)
+
+
+def test_a_graceful_end_goes_through_the_actor_and_is_no_restart(
+    head: HeadMachine, edge: _Edge
+) -> None:
+    alive(head, max_restarts=3)
+    head.end(ACTOR, "its last handle is gone")
+    assert isinstance(edge.sent[-1][1], KillActor)
+    head.on_process_died(WORKER, 7, "exited with code 0")
+    assert head.actors[ACTOR].state == "dead"
+
+
+def test_the_end_of_an_actor_in_its_constructor_lets_pending_calls_run(
+    head: HeadMachine, edge: _Edge
+) -> None:
+    """`A.remote().f.remote()` drops the handle while the constructor runs: f has to be answered."""
+    create(head)
+    head.on_placed(ACTOR, WORKER, 7)
+    head.on_reported(WORKER, ActorChanged(ACTOR, "alive", WORKER))
+    head.end(ACTOR, "its last handle is gone")
+    assert edge.killed == []

@@ -39,6 +39,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lease_idle_seconds: float = 0.2
     # A busy lease may be called back by the node after this long if others wait for it.
     lease_quantum_seconds: float = 0.05
+    # Idle workers beyond one a CPU end after this long: bursts reuse them, memory is not kept.
+    worker_idle_seconds: float = 5.0
     # Tasks sent ahead to one worker: enough work to cover a round trip, never more than this.
     pipeline_depth_max: int = 256
     pipeline_target_us: int = 4_000

@@ -44,6 +44,7 @@ __all__ = [
     "FreeBlock",
     "Hello",
     "Item",
+    "Kept",
     "KillActor",
     "KillWorker",
     "LeaseGrant",
@@ -61,6 +62,7 @@ __all__ = [
     "ReleaseSegments",
     "Reply",
     "Request",
+    "Retire",
     "Returned",
     "SegmentDropped",
     "SegmentsReturned",
@@ -464,6 +466,14 @@ class CensusReply(msgspec.Struct, array_like=True, gc=False, tag=64):
     blocks: list[tuple[int, int]]
 
 
+class Retire(msgspec.Struct, array_like=True, gc=False, tag=65):
+    """From the node to an idle worker: end, unless somebody still needs what you own."""
+
+
+class Kept(msgspec.Struct, array_like=True, gc=False, tag=66):
+    """The answer of a worker that stays."""
+
+
 class Fork(msgspec.Struct, array_like=True, gc=False, tag=70):
     """To the zygote: make a worker, or another zygote; its node socket comes with the frame."""
 
@@ -545,6 +555,8 @@ Message = (
     | SegmentsReturned
     | Census
     | CensusReply
+    | Retire
+    | Kept
     | Attach
     | Log
     | Stop

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from engine.config import Config
-from engine.core.messages import LeaseGrant, LeaseReclaim, LeaseRequest
+from engine.core.messages import LeaseGrant, LeaseReclaim, LeaseRequest, Retire
 from engine.core.resources import Pool, fits, to_units
 
 __all__ = ["Demand", "NodeEdge", "NodeMachine", "Worker"]
@@ -203,7 +203,7 @@ class NodeMachine:
             if demand.fresh and newcomer is not None:
                 worker, newcomer = newcomer, None
             elif self._idle and not needed and not demand.fresh:
-                worker = self._idle[-1]
+                worker = self._idle[-1]  # the one used last is the warmest
             else:
                 worker = None
             if worker is not None:
@@ -292,12 +292,31 @@ class NodeMachine:
     def tick(self, now: float) -> float | None:
         """Look whether somebody has waited for a quantum; returns the time of the next look."""
         if not self._demands:
-            return None
+            return self._retire(now)
         for worker in self.workers.values():
             if worker.reclaim == 1:
                 worker.reclaim = 0
         self._reclaim(now)
         return now + self._config.lease_quantum_seconds
+
+    def _retire(self, now: float) -> float | None:
+        """End workers that have been idle for long, the oldest first, one a CPU excepted."""
+        spare = len(self._idle) - max(1, self.pool.total.get("CPU", 0) // 10_000)
+        limit = self._config.worker_idle_seconds
+        while spare > 0 and self._idle[0].since + limit <= now:
+            worker = self._idle.pop(0)
+            worker.use = "retiring"
+            self._edge.send(worker.process, Retire())
+            spare -= 1
+        return self._idle[0].since + limit if spare > 0 else None
+
+    def on_kept(self, process: bytes, now: float) -> None:
+        """A worker that was to end is still needed as an owner; it may as well work."""
+        worker = self.workers.get(process)
+        if worker is not None and worker.use == "retiring":
+            worker.use, worker.since = "", now
+            self._idle.append(worker)
+            self.schedule(now)
 
     # ------------------------------------------------------------------ workers
 
@@ -305,6 +324,7 @@ class NodeMachine:
         """A started worker said hello."""
         self.starting = max(0, self.starting - 1)
         worker = self.workers[process] = Worker(process, pid)
+        worker.since = now
         self._idle.append(worker)
         self.schedule(now, worker)
 
@@ -319,7 +339,7 @@ class NodeMachine:
         if worker is None or worker.use != "lease":
             return
         self._release(worker)
-        worker.use, worker.owner = "", b""
+        worker.use, worker.owner, worker.since = "", b"", now
         self._idle.append(worker)
         self.schedule(now)
 

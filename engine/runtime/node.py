@@ -33,6 +33,7 @@ from engine.core.messages import (
     Forked,
     FreeBlock,
     Hello,
+    Kept,
     KillActor,
     KillWorker,
     LeaseRequest,
@@ -129,6 +130,7 @@ class Node:
                 peer, message.segments
             ),
             CensusReply: self.store.on_census,
+            Kept: lambda peer, message: self.machine.on_kept(peer, perf_counter()),
         }
         self._start_zygote()
         self._add(self._driver, "driver", driver, start["driver_pid"])
@@ -346,7 +348,7 @@ class Node:
             if handler is None:
                 raise AssertionError(f"the node cannot handle {message!r}")
             handler(connection.peer, message)
-        if self.machine.waiting():
+        if not self.reactor.ticking:
             self.reactor.look_at(perf_counter() + self.config.lease_quantum_seconds)
 
     def _on_closed(self, connection: Connection) -> None:

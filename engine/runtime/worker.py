@@ -31,8 +31,10 @@ from engine.core.messages import (
     Define,
     Dependencies,
     Hello,
+    Kept,
     KillActor,
     Recall,
+    Retire,
     Returned,
     Settled,
     Stop,
@@ -98,7 +100,7 @@ class Worker:
                 self._concurrent.on_consumed()
         elif kind is Settled:
             self.execution.on_settled(message.id)
-        elif kind is KillActor:
+        elif kind is KillActor or kind is Retire:
             self.queue.append((peer, message))
         elif kind is Stop:
             self.stopping = message.reason
@@ -224,6 +226,8 @@ class Worker:
             self._create(message)
         elif type(message) is KillActor:
             self.stopping = message.cause
+        elif type(message) is Retire:
+            self._retire()
         elif self._concurrent is not None:
             self._concurrent.start(peer, message)
         else:
@@ -234,6 +238,16 @@ class Worker:
             finally:
                 self.notebook.stop()
                 self._running = None
+
+    def _retire(self) -> None:
+        """End, unless objects that this process owns or borrows are still held."""
+        runtime = self.runtime
+        runtime.settle()
+        with runtime.lock:
+            if runtime.owner.objects.entries or self.execution.unsettled:
+                runtime.send(runtime.node, Kept())
+            else:
+                self.stopping = "idle for long"
 
     def _create(self, create: CreateActor) -> None:
         execution = self.execution

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from engine.core.callers import ActorClient
 from engine.core.dispatch import Task
 from engine.core.messages import STREAMING, ActorCall, CreateActor, KillActor, Value
-from engine.exceptions import ActorUnschedulableError
+from engine.exceptions import ActorUnschedulableError, PendingCallsLimitExceeded
 from engine.functions import check_feasible, export, placement_of
 from engine.generators import ObjectRefGenerator
 from engine.options import ACTOR, METHOD, check_options, resources_of, returns_of, window_of
@@ -120,6 +120,7 @@ class ActorClass:
             "max_concurrency": options.get("max_concurrency"),
             "lifetime": options.get("lifetime"),
             "max_task_retries": options.get("max_task_retries", 0),
+            "max_pending_calls": options.get("max_pending_calls", -1),
             "fresh": self._fresh,
         }
         if facts["name"]:  # handles found by name elsewhere must know the methods too
@@ -139,7 +140,8 @@ class ActorClass:
             client = home.owner.callers.client(actor_id, self.__name__, lookup=False)
             home.owner.create(client, task)
             home.reactor.flush()
-        return ActorHandle(ObjectRef(actor_id), client, self._methods, facts["max_task_retries"])
+        retries, pending = facts["max_task_retries"], facts["max_pending_calls"]
+        return ActorHandle(ObjectRef(actor_id), client, self._methods, retries, pending)
 
     def _claim_name(self, home: Runtime, namespace: str, actor_id: bytes) -> ActorHandle | None:
         name = self._options.get("name")
@@ -170,13 +172,19 @@ class ActorHandle:
     """
 
     def __init__(
-        self, ref: ObjectRef[Any], client: ActorClient, methods: dict[str, _Method], retries: int
+        self,
+        ref: ObjectRef[Any],
+        client: ActorClient,
+        methods: dict[str, _Method],
+        retries: int,
+        pending_max: int,
     ) -> None:
         self._actor_ref = ref
         self._home = weakref.ref(runtime())
         self._client = client
         self._methods = methods
         self._retries = retries
+        self._pending_max = pending_max
 
     @property
     def _actor_id(self) -> bytes:
@@ -204,7 +212,8 @@ class ActorHandle:
         return ActorMethod(self, name, found.check, found.options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._actor_ref, self._client.name, self._methods, self._retries)
+        name, methods = self._client.name, self._methods
+        return _rebuild, (self._actor_ref, name, methods, self._retries, self._pending_max)
 
     def __repr__(self) -> str:
         return f"ActorHandle({self._client.name}, {self._actor_id.hex()}, {self._client.state})"
@@ -247,6 +256,12 @@ class ActorMethod:
         handle, options = self._handle, self._options
         handle._check_home(home)
         client = handle._client
+        limit = handle._pending_max
+        if 0 <= limit <= len(client.in_flight) + len(client.queue):
+            raise PendingCallsLimitExceeded(
+                f"{limit} calls of {client.name} are pending here already (max_pending_calls). "
+                "Wait for some of them with engine.wait(), or raise the limit."
+            )
         returns = returns_of(options, None) if options else 1
         call = ActorCall(home.ids.new(), client.id, self._name, b"", 0, returns)
         if returns in (1, STREAMING):
@@ -271,13 +286,13 @@ class ActorMethod:
 
 
 def _rebuild(
-    ref: ObjectRef[Any], name: str, methods: dict[str, _Method], retries: int
+    ref: ObjectRef[Any], name: str, methods: dict[str, _Method], retries: int, pending_max: int
 ) -> ActorHandle:
     home = runtime()
     with home.lock:
         client = home.owner.callers.client(ref.binary(), name, lookup=True)
         home.reactor.flush()
-    return ActorHandle(ref, client, methods, retries)
+    return ActorHandle(ref, client, methods, retries, pending_max)
 
 
 def find_actor(name: str, namespace: str | None) -> ActorHandle:
@@ -288,4 +303,5 @@ def find_actor(name: str, namespace: str | None) -> ActorHandle:
     options = found["options"]
     methods = codec.decode(options["methods"], None)
     ref = adopt(found["id"])
-    return _rebuild(ref, options["class"], methods, options["max_task_retries"])
+    retries, pending = options["max_task_retries"], options["max_pending_calls"]
+    return _rebuild(ref, options["class"], methods, retries, pending)

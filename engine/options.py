@@ -97,6 +97,7 @@ _TABLE: dict[str, tuple[set[str], Callable[[Any], str]]] = {
     "get_if_exists": ({ACTOR}, _flag),
     "max_restarts": ({ACTOR}, _number(0, integer=True, minus_one=True)),
     "max_task_retries": ({ACTOR, METHOD}, _number(0, integer=True, minus_one=True)),
+    "max_pending_calls": ({ACTOR}, _number(1, integer=True, minus_one=True)),
     "max_concurrency": ({ACTOR}, _number(1, integer=True)),
 }
 

@@ -36,6 +36,7 @@ from engine.context import get_runtime_context
 from engine.generators import ObjectRefGenerator
 from engine.session import init, is_initialized, preload, shutdown
 from engine.store.refs import ObjectRef
+from engine.timeline import timeline
 
 __all__ = [
     "ActorHandle",
@@ -57,6 +58,7 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "timeline",
     "wait",
 ]
 __version__ = "0.1.0"

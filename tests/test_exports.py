@@ -45,8 +45,6 @@ PROMISED: dict[str, str] = {
 }
 # Promised and not there yet: an expected failure, which has to be struck out here when it passes.
 NOT_YET: dict[str, str] = {
-    "engine": "timeline",
-    "engine.util": "ActorPool Executor Pool Queue",
     "engine.testing": "Cluster",
     "streaming": (
         "count_distinct count_window first global_window last session top_k interval KeyedProcess"

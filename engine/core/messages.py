@@ -42,6 +42,8 @@ __all__ = [
     "Fork",
     "Forked",
     "FreeBlock",
+    "Gather",
+    "Gathered",
     "Hello",
     "Item",
     "Kept",
@@ -474,6 +476,20 @@ class Kept(msgspec.Struct, array_like=True, gc=False, tag=66):
     """The answer of a worker that stays."""
 
 
+class Gather(msgspec.Struct, array_like=True, gc=False, tag=67):
+    """From the node: tell me of `what` ("events" or "objects"), under this number."""
+
+    number: int
+    what: str
+
+
+class Gathered(msgspec.Struct, array_like=True, gc=False, tag=68):
+    """The answer: a list of records."""
+
+    number: int
+    records: list[Any]
+
+
 class Fork(msgspec.Struct, array_like=True, gc=False, tag=70):
     """To the zygote: make a worker, or another zygote; its node socket comes with the frame."""
 
@@ -556,6 +572,8 @@ Message = (
     | Census
     | CensusReply
     | Retire
+    | Gather
+    | Gathered
     | Kept
     | Attach
     | Log

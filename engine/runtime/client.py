@@ -25,10 +25,11 @@ from engine.core.messages import (
     Census,
     CensusReply,
     Connect,
+    Gather,
+    Gathered,
     Peer,
     ReleaseSegments,
     Reply,
-    Request,
     SegmentDropped,
     SegmentsReturned,
     Value,
@@ -39,6 +40,7 @@ from engine.core.owner import Owner
 from engine.runtime import futures
 from engine.runtime.process import socket_from
 from engine.runtime.reactor import Reactor
+from engine.runtime.requests import Requests
 from engine.runtime.values import Values
 from engine.store import codec
 from engine.store.refs import ObjectRef, adopt, set_holder
@@ -90,13 +92,11 @@ class Runtime:
         self.released: deque[bytes] = deque()
         self.dropped_streams: deque[bytes] = deque()
         self.values = Values(
-            process, config, info["segment_bytes"], self.request, self.settle
+            process, config, info["segment_bytes"], self._request, self.settle
         )
         self.definitions: dict[bytes, bytes] = {}
         self.pinned: list[Any] = []  # references that exported definitions have captured
-        self._replies: dict[int, Any] = {}
-        self._requests = 0
-        self._promised: dict[int, bytes] = {}  # requests whose reply becomes an object
+        self.requests = Requests(self)
         self.owner = Owner(
             self.ids,
             node,
@@ -113,6 +113,8 @@ class Runtime:
         self.on_peer_gone: Callable[[bytes], None] | None = None
         self.before_block: Callable[[], None] | None = None
         self._blocked = 0
+        # What this process can tell when the node gathers a view of the cluster, under the lock.
+        self.records: dict[str, Callable[[], list[Any]]] = {}
 
     @property
     def running(self) -> Any:
@@ -183,24 +185,18 @@ class Runtime:
         if kind is Peer:
             self._on_peer(connection, message)
         elif kind is Attach:
-            fd = connection.take_descriptor()
-            self._replies[message.number] = (message.segment, fd, message.size)
+            self.requests.on_attach(message, connection.take_descriptor())
         elif kind is Reply:
-            promised = self._promised.pop(message.number, None)
-            if promised is None:
-                self._replies[message.number] = message
-            elif message.error:
-                failure = encode_failure(message.result["kind"], message.error)
-                self.owner.objects.resolve(promised, failure)
-            else:
-                value = Value(codec.encode(message.result).data)
-                self.owner.objects.resolve(promised, value)
+            self.requests.on_reply(message)
         elif kind is SegmentDropped:
             self.values.drop_mappings(message.segments)
         elif kind is ReleaseSegments:
             self.drain()
             given_up = SegmentsReturned(self.values.give_up_segments())
             self.reactor.send(connection, given_up, True)
+        elif kind is Gather:
+            records = self.records.get(message.what, list)()
+            self.reactor.send(connection, Gathered(message.number, records), False)
         elif kind is Census:
             blocks = self.owner.objects.blocks_in(set(message.segments))
             self.reactor.send(connection, CensusReply(message.segments, blocks), False)
@@ -261,6 +257,9 @@ class Runtime:
                     f"{ref!r} is not known to this engine: it comes from before the last "
                     "engine.shutdown()"
                 )
+
+    def _request(self, what: str, **args: Any) -> Any:
+        return self.requests.request(what, **args)
 
     def settle(self) -> None:
         """`drain` for callers without the lock."""
@@ -520,42 +519,13 @@ class Runtime:
             elif change < 0 and self._blocked == 0:
                 self.send(self.node, Blocked(False))
 
-    def request(self, what: str, timeout: float | None = None, **args: Any) -> Any:
-        """Ask the node or head and wait for its Reply (or Attach, as a tuple)."""
-        with self.lock:
-            self._requests += 1
-            number = self._requests
-            self.send(self.node, Request(number, what, args))
-            self.reactor.flush()
-        replies = self._replies
-        self.reactor.wait_until(
-            lambda: number in replies or not self.node_alive,
-            None if timeout is None else perf_counter() + timeout,
-        )
-        if number in replies:
-            return replies.pop(number)
-        if not self.node_alive:
-            raise exceptions.NodeDiedError(f"the node died before it answered {what!r}")
-        raise exceptions.GetTimeoutError(f"the node did not answer {what!r} within {timeout} s")
+    def ask(self, what: str, timeout: float | None = None, **args: Any) -> Any:
+        """Ask the node or head and wait for the result; raises what it answers as a failure."""
+        return self.requests.ask(what, timeout, **args)
 
     def promise(self, what: str, **args: Any) -> ObjectRef[Any]:
         """Ask the node or head; the answer becomes an object."""
-        object_id = self.ids.new()
-        with self.lock:
-            self._requests += 1
-            self._promised[self._requests] = object_id
-            self.owner.objects.add(object_id)
-            self.send(self.node, Request(self._requests, what, args))
-            self.reactor.flush()
-        return ObjectRef(object_id)
-
-    def ask(self, what: str, timeout: float | None = None, **args: Any) -> Any:
-        """`request`, with a failure raised and the result returned."""
-        reply = self.request(what, timeout, **args)
-        if reply.error:
-            kind = reply.result["kind"] if isinstance(reply.result, dict) else "EngineError"
-            raise (getattr(exceptions, kind, None) or _BUILTIN_ERRORS[kind])(reply.error)
-        return reply.result
+        return self.requests.promise(what, **args)
 
     # ------------------------------------------------------------------ futures
 
@@ -589,6 +559,3 @@ class Runtime:
             self.reactor.after_turn.popleft()()
         self.reactor.stop()
         self.values.close()
-
-
-_BUILTIN_ERRORS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": TypeError}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections import deque
 from functools import partial
-from time import perf_counter
+from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.core.ids import owner_of
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ActorExit", "Deferred", "Execution"]
 
+_EVENTS_KEPT = 10_000
 _PLAIN = (int, float, str, bytes, bool, type(None))
 _NONE = codec.encode(None).data
 
@@ -79,6 +81,8 @@ class Execution:
         self.unsettled: dict[bytes, Any] = {}  # references in results, until the caller has them
         self.consumed: dict[bytes, int] = {}  # items of generator calls that callers have taken
         self.parts: dict[bytes, list[ObjectValue]] = {}  # dependencies ahead of their calls
+        # What ran, for `engine.timeline`: (key or method, start, arguments there, end).
+        self.events: deque[tuple[Any, float, float, float]] = deque(maxlen=_EVENTS_KEPT)
         self.finished = 0
 
     # ------------------------------------------------------------------ what to run
@@ -105,6 +109,19 @@ class Execution:
         function = self._functions.get(call.key)
         return getattr(function, "__qualname__", "task")
 
+    def timeline(self) -> list[Any]:
+        """What ran lately: [name, pid, wall-clock start in us, us for arguments, us running]."""
+        wall = time() - perf_counter()
+        found = []
+        for what, start, ready, end in self.events:
+            if isinstance(what, bytes):
+                name = getattr(self._functions.get(what), "__qualname__", "task")
+            else:
+                name = f"{self.actor_class}.{what}"
+            times = (wall + start) * 1e6, (ready - start) * 1e6, (end - ready) * 1e6
+            found.append([name, os.getpid(), *times])
+        return found
+
     # ------------------------------------------------------------------ running
 
     def run(self, peer: bytes, call: Call | ActorCall) -> None:
@@ -119,9 +136,11 @@ class Execution:
                 function = self._methods.get(call.method) or self.method(call.method)
             if call.args or call.large is not None:
                 args, kwargs = read_arguments(runtime, call, self.parts)
+                ready = perf_counter()
                 result = function(*args, **kwargs)
                 del args, kwargs
             else:
+                ready = start
                 result = function()
         except (SystemExit, KeyboardInterrupt) as error:
             runtime.running = outer
@@ -132,6 +151,8 @@ class Execution:
             self.fail(peer, call, error, start)
             return
         runtime.running = outer
+        what = call.key if isinstance(call, Call) else call.method
+        self.events.append((what, start, ready, perf_counter()))
         if call.returns == STREAMING:
             self._stream(peer, call, result, start)
             return

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from engine.config import Config
+from engine.core.gather import Gatherings
 from engine.core.head import ActorRecord, HeadMachine
 from engine.core.messages import (
     ActorChanged,
@@ -32,6 +33,7 @@ from engine.core.messages import (
     Fork,
     Forked,
     FreeBlock,
+    Gathered,
     Hello,
     Kept,
     KillActor,
@@ -96,6 +98,7 @@ class Node:
         self.head = HeadMachine(self)
         self.store = StoreMachine(start["object_store_memory"], self)
         self._files = SegmentFiles()
+        self.gatherings = Gatherings(self.send)
         self.services = Services(self)
         self._processes: dict[bytes, _Process] = {}
         self._dead: dict[bytes, tuple[int, str]] = {}
@@ -130,6 +133,7 @@ class Node:
                 peer, message.segments
             ),
             CensusReply: self.store.on_census,
+            Gathered: self.gatherings.on_gathered,
             Kept: lambda peer, message: self.machine.on_kept(peer, perf_counter()),
         }
         self._start_zygote()
@@ -287,6 +291,7 @@ class Node:
         self.send(self._driver, died)
         self.head.on_process_died(process, record.pid, record.expected or cause)
         self.store.on_died(process)
+        self.gatherings.on_died(process)
         for orphan in self.machine.workers.values():
             if orphan.owner == process and orphan.use == "lease":
                 self.kill(orphan.process, f"its owner (pid {record.pid}) {cause}")
@@ -385,7 +390,7 @@ class Node:
         }
 
     def _on_tick(self, now: float) -> float | None:
-        looks = [self.machine.tick(now), self.store.tick(now)]
+        looks = [self.machine.tick(now), self.store.tick(now), self.gatherings.tick(now)]
         return min((look for look in looks if look is not None), default=None)
 
     # ------------------------------------------------------------------ head's edge

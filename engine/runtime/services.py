@@ -30,6 +30,7 @@ class Services:
             "create_group": self._create_group,
             "remove_group": self._remove_group,
             "preload": self._preload,
+            "gather": self._gather,
             "resources": self._resources,
             "nodes": self._nodes,
             "state": self._state,
@@ -124,6 +125,14 @@ class Services:
     def _preload(self, peer: bytes, number: int, modules: list[str]) -> None:
         self._node.preload(modules)
         self._node.reply(peer, number, None)
+
+    def _gather(self, peer: bytes, number: int, about: str) -> None:
+        node, now = self._node, perf_counter()
+        others = [one for one in node.members() if one != peer]
+        node.gatherings.ask(about, others, now, lambda found: node.reply(peer, number, found))
+        following = node.gatherings.tick(now)
+        if following is not None:
+            node.reactor.look_at(following)
 
     def _resources(self, peer: bytes, number: int) -> None:
         self._node.reply(peer, number, self._node.machine.pool.statistics())

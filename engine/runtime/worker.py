@@ -75,6 +75,7 @@ class Worker:
         runtime.unclaimed = self.on_message
         runtime.before_block = self._give_back_all
         runtime.on_peer_gone = self._on_peer_gone
+        runtime.records["events"] = self.execution.timeline
 
     # ------------------------------------------------------------------ messages (locked)
 

@@ -16,123 +16,24 @@ import threading
 import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 from engine.actor import ActorHandle
 from engine.api import get, kill, remote, wait
 from engine.exceptions import ActorError, SerializationError, TaskError
 from engine.session import runtime
 from engine.store import codec
+from engine.util.crew_batch import BATCH_SECONDS, Admitted, Batch, Function, Segment, Sink
 from engine.util.crew_worker import CrewWorker
 from engine.util.helper import HELPER
 
 __all__ = ["Crew", "Function", "Sink", "original"]
 
-# A batch should take this long: 20 times the cost of a message, and short for whoever waits.
-_BATCH_SECONDS = 0.003
-_BATCH_ITEMS_MAX = 1024
-_GROWTH = 4
 # A batch older than this gives its unstarted items back.
-_SLOW_SECONDS = 4 * _BATCH_SECONDS
+_SLOW_SECONDS = 4 * BATCH_SECONDS
 # Functions that a worker keeps between batches.
 _FUNCTIONS_MAX = 32
 _EXIT_SECONDS = 5.0
-
-
-class Sink(Protocol):
-    """Where outcomes go. Called by any thread, under no lock of the crew except `admit`."""
-
-    def admit(self, start: int) -> bool:
-        """Whether the work from item `start` on may begin; False drops it (it was cancelled)."""
-
-    def deliver(self, start: int, values: list[Any], errors: dict[int, BaseException]) -> None:
-        """Outcomes of the items from `start` on; `errors` by position in `values`."""
-
-
-class Function:
-    """A function as workers know it: shipped once and kept (`kept`), or with every batch."""
-
-    __slots__ = ("batch", "call", "kept", "key")
-
-    def __init__(self, key: int, call: Callable[..., Any], kept: bool) -> None:
-        self.key = key
-        self.call = call
-        self.kept = kept
-        self.batch = 1.0
-
-    def learn(self, count: int, seconds: float) -> None:
-        """Adapt the batch size to what `count` items took."""
-        fitting = _BATCH_SECONDS * count / max(seconds, 1e-7)
-        self.batch = max(1.0, min(fitting, self.batch * _GROWTH, _BATCH_ITEMS_MAX))
-
-
-class _Segment:
-    __slots__ = ("function", "items", "sink", "start")
-
-    def __init__(self, function: Function, items: Sequence[Any], sink: Sink, start: int) -> None:
-        self.function = function
-        self.items = items
-        self.sink = sink
-        self.start = start
-
-    def split(self, at: int) -> _Segment:
-        """Keep the first `at` items; the rest becomes a segment of its own."""
-        rest = _Segment(self.function, self.items[at:], self.sink, self.start + at)
-        self.items = self.items[:at]
-        return rest
-
-    def deliver(self, at: int, values: list[Any], errors: dict[int, BaseException]) -> None:
-        self.sink.deliver(self.start + at, values, errors)
-
-    def fail(self, error: BaseException) -> None:
-        count = len(self.items)
-        self.sink.deliver(self.start, [None] * count, dict.fromkeys(range(count), error))
-
-
-class _Batch:
-    """What a worker has: segments, how many items are delivered already, when it was sent."""
-
-    __slots__ = ("asked", "count", "done", "segments", "sent")
-
-    def __init__(self, segments: list[_Segment]) -> None:
-        self.segments = segments
-        self.count = sum(len(one.items) for one in segments)
-        self.done = 0
-        self.sent = perf_counter()
-        self.asked = False
-
-    def cut(self, keep: int) -> list[_Segment]:
-        """Keep the first `keep` items; the segments of the rest."""
-        rest: list[_Segment] = []
-        at = 0
-        kept = []
-        for segment in self.segments:
-            size = len(segment.items)
-            if at >= keep:
-                rest.append(segment)
-            else:
-                if at + size > keep:
-                    rest.append(segment.split(keep - at))
-                kept.append(segment)
-            at += size
-        self.segments, self.count = kept, keep
-        return rest
-
-    def advance(
-        self, values: list[Any], errors: dict[int, BaseException]
-    ) -> list[tuple[_Segment, int, list[Any], dict[int, BaseException]]]:
-        """Deliveries that are due when the outcomes of the first len(values) items are known."""
-        due = []
-        at = 0
-        for segment in self.segments:
-            first, last = max(at, self.done), min(at + len(segment.items), len(values))
-            if first < last:
-                part = {p - first: errors[p] for p in errors if first <= p < last}
-                due.append((segment, first - at, values[first:last], part))
-            at += len(segment.items)
-        self.done = max(self.done, min(len(values), self.count))
-        return due
 
 
 class _Slot:
@@ -140,7 +41,7 @@ class _Slot:
 
     def __init__(self) -> None:
         self.actor: ActorHandle | None = None
-        self.batch: _Batch | None = None
+        self.batch: Batch | None = None
         self.known: OrderedDict[int, None] = OrderedDict()
         self.tasks = 0
 
@@ -180,7 +81,7 @@ class Crew:
         self._tasks_max = tasks_max
         self._replaces = replaces
         self._lock = threading.RLock()
-        self._pending: deque[_Segment] = deque()
+        self._pending: deque[Segment] = deque()
         self._queued = 0
         self._slots = [_Slot() for _ in range(size)]
         self._free = list(reversed(self._slots))
@@ -220,10 +121,10 @@ class Crew:
         """Queue items; an item is a tuple of arguments, or a list [arguments, keywords]."""
         with self._lock:
             if self.broken is None:
-                self._pending.append(_Segment(function, items, sink, start))
+                self._pending.append(Segment(function, items, sink, start))
                 self._queued += len(items)
         if self.broken is not None:
-            _Segment(function, items, sink, start).fail(self.broken)
+            Segment(function, items, sink, start).fail(self.broken)
             return
         self._pump()
 
@@ -241,12 +142,12 @@ class Crew:
                 if not segments:
                     self._free.append(slot)
                     return
-                batch = slot.batch = _Batch(segments)
+                batch = slot.batch = Batch(segments)
             self._send(slot, batch)
 
-    def _take(self, slot: _Slot) -> list[_Segment]:
+    def _take(self, slot: _Slot) -> list[Segment]:
         """The next batch for a worker: items of one function, a fair share at most."""
-        taken: list[_Segment] = []
+        taken: list[Segment] = []
         room = 0
         while self._pending:
             segment = self._pending[0]
@@ -269,7 +170,7 @@ class Crew:
                 room -= size
         return taken
 
-    def _send(self, slot: _Slot, batch: _Batch) -> None:
+    def _send(self, slot: _Slot, batch: Batch) -> None:
         function = batch.segments[0].function
         items = [item for segment in batch.segments for item in segment.items]
         try:
@@ -297,7 +198,7 @@ class Crew:
             forget.append(slot.known.popitem(last=False)[0])
         return function.call, forget
 
-    def _unsent(self, slot: _Slot, batch: _Batch, error: Exception) -> None:
+    def _unsent(self, slot: _Slot, batch: Batch, error: Exception) -> None:
         """A batch could not be pickled: the items go one by one, so that only the bad one fails."""
         with self._lock:
             slot.known.pop(batch.segments[0].function.key, None)
@@ -312,24 +213,24 @@ class Crew:
                 segment.fail(error)
             self.tell()
 
-    def _requeue(self, segments: list[_Segment]) -> None:
+    def _requeue(self, segments: list[Segment]) -> None:
         """Put given-back work in front again. Under the lock."""
         for segment in reversed(segments):
             self._queued += len(segment.items)
-            if not isinstance(segment.sink, _Admitted):  # it has begun: nobody is asked again
-                segment.sink = _Admitted(segment.sink)
+            if not isinstance(segment.sink, Admitted):  # it has begun: nobody is asked again
+                segment.sink = Admitted(segment.sink)
             self._pending.appendleft(segment)
 
     # ------------------------------------------------------------------ outcomes
 
-    def _arrived(self, slot: _Slot, batch: _Batch, ref: Any) -> None:
+    def _arrived(self, slot: _Slot, batch: Batch, ref: Any) -> None:
         value = self._home._entries[ref.binary()].value
         if value is not None and value.block is not None:
             HELPER.call(lambda: self._finish(slot, batch, ref))  # mapping memory may wait
         else:
             self._finish(slot, batch, ref)
 
-    def _finish(self, slot: _Slot, batch: _Batch, ref: Any) -> None:
+    def _finish(self, slot: _Slot, batch: Batch, ref: Any) -> None:
         try:
             values, packed, seconds = get(ref)
             errors = _unpacked(packed)
@@ -356,7 +257,7 @@ class Crew:
         for segment, at, part, failed in due:
             segment.deliver(at, part, failed)
 
-    def _release(self, slot: _Slot, batch: _Batch, rest: list[_Segment]) -> None:
+    def _release(self, slot: _Slot, batch: Batch, rest: list[Segment]) -> None:
         retired = None
         with self._lock:
             if rest:
@@ -369,7 +270,7 @@ class Crew:
                 retired = slot.retire()
         del retired  # the worker ends with its last handle
 
-    def _lost(self, slot: _Slot, batch: _Batch, error: BaseException) -> None:
+    def _lost(self, slot: _Slot, batch: Batch, error: BaseException) -> None:
         with self._lock:
             slot.retire()
             if slot.batch is batch:
@@ -393,8 +294,8 @@ class Crew:
     def withdraw(self) -> list[Any]:
         """Take back all work that was never given to a worker; its sinks."""
         with self._lock:
-            taken = [one for one in self._pending if not isinstance(one.sink, _Admitted)]
-            self._pending = deque(one for one in self._pending if isinstance(one.sink, _Admitted))
+            taken = [one for one in self._pending if not isinstance(one.sink, Admitted)]
+            self._pending = deque(one for one in self._pending if isinstance(one.sink, Admitted))
             self._queued = sum(len(one.items) for one in self._pending)
         return [one.sink for one in taken]
 
@@ -423,11 +324,11 @@ class Crew:
                 self._ask(slot, actor, batch)
         return busy
 
-    def _ask(self, slot: _Slot, actor: ActorHandle, batch: _Batch) -> None:
+    def _ask(self, slot: _Slot, actor: ActorHandle, batch: Batch) -> None:
         ref = actor.give_back.remote()
         HELPER.call_when_ready(self._home, ref, lambda: self._given_back(slot, batch, ref))
 
-    def _given_back(self, slot: _Slot, batch: _Batch, ref: Any) -> None:
+    def _given_back(self, slot: _Slot, batch: Batch, ref: Any) -> None:
         try:
             values, packed, limit = get(ref)
         except (ActorError, SerializationError, TaskError):
@@ -479,18 +380,6 @@ class Crew:
             actor = slot.retire()
             if actor is not None and self._home.node_alive:
                 kill(actor)
-
-
-class _Admitted:
-    """A sink that has agreed to its work before."""
-
-    __slots__ = ("deliver",)
-
-    def __init__(self, sink: Sink) -> None:
-        self.deliver = sink.deliver
-
-    def admit(self, start: int) -> bool:
-        return start >= 0
 
 
 def _unpacked(packed: dict[int, bytes] | None) -> dict[int, BaseException]:

@@ -75,10 +75,8 @@ class CrewWorker:
             except IndexError:
                 break
             try:
-                if type(item) is tuple:
-                    value = function(*item)
-                else:
-                    value = function(*item[0], **item[1])
+                plain = type(item) is tuple
+                value = function(*item) if plain else function(*item[0], **item[1])
             except BaseException as error:  # whatever user code raises is the item's outcome
                 errors[len(done)] = self._packed(error, function)
                 value = None

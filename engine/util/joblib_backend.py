@@ -57,11 +57,9 @@ def _backend_class() -> Any:
         def effective_n_jobs(self, n_jobs: int | None) -> int:
             return _jobs(n_jobs)
 
-        def configure(
-            self, n_jobs: int = 1, parallel: Any = None, prefer: Any = None, **options: Any
-        ) -> int:
-            options.pop("require", None)  # "sharedmem" is refused by joblib before it comes here
-            _refuse(options)
+        def configure(self, n_jobs: int = 1, parallel: Any = None, **_mapping: Any) -> int:
+            # joblib hands the options of its memory-mapping pools to every backend; the engine
+            # shares large arrays by itself, without files.
             self.parallel = parallel
             jobs = self.effective_n_jobs(n_jobs)
             self._pool = Pool(jobs)
@@ -102,13 +100,3 @@ def _jobs(n_jobs: int | None) -> int:
     if n_jobs is None:
         return 1
     return n_jobs if n_jobs > 0 else max(1, cpus + 1 + n_jobs)
-
-
-def _refuse(options: dict[str, Any]) -> None:
-    """Options of joblib's memory-mapping pools have no meaning here: say so."""
-    given = sorted(name for name, value in options.items() if value is not None)
-    if given:
-        raise TypeError(
-            f'the backend "{_NAME}" takes no options {", ".join(given)}: large arrays are shared '
-            "by the engine itself"
-        )

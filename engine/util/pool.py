@@ -20,6 +20,24 @@ __all__ = ["AsyncResult", "Pool"]
 _RUN, _CLOSE, _TERMINATE = "running", "closed", "terminated"
 
 
+class _Callbacks:
+    """Runs the callbacks of one pool; after `stop` none runs and none is running."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # re-entered when a callback terminates its pool
+        self._stopped = False
+
+    def run(self, callback: Callable[[Any], Any], outcome: Any) -> None:
+        with self._lock:
+            if not self._stopped:
+                callback(outcome)
+
+    def stop(self) -> None:
+        self._stopped = True
+        with self._lock:
+            pass  # the one that was running has ended
+
+
 class AsyncResult:
     """The result of `apply_async`, `map_async` or `starmap_async`.
 
@@ -30,12 +48,14 @@ class AsyncResult:
     def __init__(
         self,
         crew: Crew,
+        callbacks: _Callbacks,
         count: int,
         finish: Callable[[list[Any]], Any],
         callback: Callable[[Any], Any] | None,
         error_callback: Callable[[BaseException], Any] | None,
     ) -> None:
         self._crew = crew
+        self._callbacks = callbacks
         self._values: list[Any] = [None] * count
         self._left = count
         self._lock = threading.Lock()
@@ -75,7 +95,7 @@ class AsyncResult:
 
         def call() -> None:
             try:
-                callback(outcome)
+                self._callbacks.run(callback, outcome)
             finally:
                 self._ready = True
 
@@ -155,6 +175,7 @@ class Pool:
         self._crew = Crew(self._processes, initializer, tuple(initargs), maxtasksperchild)
         self._crew.start()
         self._state = _RUN
+        self._callbacks = _Callbacks()
         self._iterators: weakref.WeakSet[ImapIterator] = weakref.WeakSet()
 
     # ------------------------------------------------------------------ one call
@@ -173,7 +194,7 @@ class Pool:
     ) -> AsyncResult:
         """Start `func(*args, **kwds)` in a worker; `callback(value)` or `error_callback(error)`."""
         self._check_running()
-        result = AsyncResult(self._crew, 1, _first, callback, error_callback)
+        result = self._result(1, _first, callback, error_callback)
         item = [tuple(args), dict(kwds)] if kwds else tuple(args)
         self._crew.submit(self._crew.function(func), [item], result)
         return result
@@ -233,10 +254,13 @@ class Pool:
         function = self._function(func, star, size)
         items = _items(values, star, size)
         finish = _all if size == 1 else _flat
-        result = AsyncResult(self._crew, len(items), finish, callback, error_callback)
+        result = self._result(len(items), finish, callback, error_callback)
         if items:
             self._crew.submit(function, items, result)
         return result
+
+    def _result(self, count: int, finish: Callable[[list[Any]], Any], *then: Any) -> AsyncResult:
+        return AsyncResult(self._crew, self._callbacks, count, finish, *then)
 
     def imap(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1
@@ -276,10 +300,14 @@ class Pool:
             self._state = _CLOSE
 
     def terminate(self) -> None:
-        """End the workers at once; pending results raise TaskCancelledError."""
+        """End the workers at once; pending results raise TaskCancelledError.
+
+        Once it returns no callback of this pool runs any more.
+        """
         if self._state != _TERMINATE:
             self._state = _TERMINATE
             self._crew.kill(TaskCancelledError("the pool was terminated"))
+            self._callbacks.stop()
 
     def join(self) -> None:
         """Wait until the workers have ended; ValueError before `close` or `terminate`.

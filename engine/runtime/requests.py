@@ -1,0 +1,84 @@
+"""Questions to the node or head, and their answers."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from engine import exceptions
+from engine.core.messages import Attach, Reply, Request, Value, encode_failure
+from engine.store import codec
+from engine.store.refs import ObjectRef
+
+if TYPE_CHECKING:
+    from engine.runtime.client import Runtime
+
+__all__ = ["Requests"]
+
+_BUILTIN_ERRORS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": TypeError}
+
+
+class Requests:
+    """Requests of one process, numbered; answered in any order."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._number = 0
+        self._replies: dict[int, Any] = {}
+        self._promised: dict[int, bytes] = {}  # requests whose reply becomes an object
+
+    def request(self, what: str, timeout: float | None = None, **args: Any) -> Any:
+        """Ask and wait: a Reply, or for a segment (number, descriptor, size).
+
+        Raises NodeDiedError when the node dies first, GetTimeoutError after `timeout` seconds.
+        """
+        runtime, replies = self._runtime, self._replies
+        with runtime.lock:
+            self._number += 1
+            number = self._number
+            runtime.send(runtime.node, Request(number, what, args))
+            runtime.reactor.flush()
+        runtime.reactor.wait_until(
+            lambda: number in replies or not runtime.node_alive,
+            None if timeout is None else perf_counter() + timeout,
+        )
+        if number in replies:
+            return replies.pop(number)
+        if not runtime.node_alive:
+            raise exceptions.NodeDiedError(f"the node died before it answered {what!r}")
+        raise exceptions.GetTimeoutError(f"the node did not answer {what!r} within {timeout} s")
+
+    def ask(self, what: str, timeout: float | None = None, **args: Any) -> Any:
+        """`request`, with a failure raised and the result returned."""
+        reply = self.request(what, timeout, **args)
+        if reply.error:
+            kind = reply.result["kind"] if isinstance(reply.result, dict) else "EngineError"
+            raise (getattr(exceptions, kind, None) or _BUILTIN_ERRORS[kind])(reply.error)
+        return reply.result
+
+    def promise(self, what: str, **args: Any) -> ObjectRef[Any]:
+        """Ask; the answer becomes an object of this process."""
+        runtime = self._runtime
+        object_id = runtime.ids.new()
+        with runtime.lock:
+            self._number += 1
+            self._promised[self._number] = object_id
+            runtime.owner.objects.add(object_id)
+            runtime.send(runtime.node, Request(self._number, what, args))
+            runtime.reactor.flush()
+        return ObjectRef(object_id)
+
+    def on_attach(self, message: Attach, fd: int) -> None:
+        """A segment has come. Under the lock, like `on_reply`."""
+        self._replies[message.number] = (message.segment, fd, message.size)
+
+    def on_reply(self, message: Reply) -> None:
+        """An answer has come."""
+        promised = self._promised.pop(message.number, None)
+        objects = self._runtime.owner.objects
+        if promised is None:
+            self._replies[message.number] = message
+        elif message.error:
+            objects.resolve(promised, encode_failure(message.result["kind"], message.error))
+        else:
+            objects.resolve(promised, Value(codec.encode(message.result).data))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -49,8 +50,21 @@ def cluster() -> Iterator[Any]:
     import engine
 
     engine.init(num_cpus=2)
+    _shared.append(True)
     yield engine
+    _shared.clear()
     engine.shutdown()
+
+
+_shared: list[bool] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stop_what_was_started_implicitly() -> Iterator[None]:
+    """The engine starts at first use; a module that used it so leaves no engine to the next."""
+    yield
+    if "engine" in sys.modules and not _shared:
+        sys.modules["engine"].shutdown()
 
 
 @pytest.fixture

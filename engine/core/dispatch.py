@@ -3,9 +3,10 @@
 The node grants *leases* on workers and is not on the path of a call. Tasks that ask for the same
 resources share a `Shape`; each shape holds leases and sends tasks straight to their workers,
 several ahead (pipelining), as many as fill `pipeline_target_us` at the run time seen so far. Two
-rules make that safe: a worker that blocks inside a task gives its unstarted tasks back, and an idle
-worker takes half of the longest queue (`Recall`). So a task never waits behind a slower one for
-long, and never behind one that waits for it.
+rules make that safe: a worker that blocks inside a task, or runs one for more than a few
+milliseconds, gives its unstarted tasks back, and an idle worker takes half of the longest queue
+(`Recall`). So a task never waits behind a slower one for long, and never behind one that waits for
+it.
 
 Pure: effects leave through `send`; time comes in as an argument.
 """
@@ -31,6 +32,8 @@ __all__ = ["Dispatcher", "Lease", "Shape", "Task"]
 
 # Short tasks in flight on the least loaded worker from which on one more worker is asked for.
 _CROWDED = 4
+# Tasks of at least this length are worth a worker of their own.
+_LONG_US = 1_000.0
 
 
 class Task:
@@ -77,7 +80,10 @@ class Task:
 class Lease:
     """A worker of ours: tasks sent to it and not yet answered, in order."""
 
-    __slots__ = ("drain", "idle_since", "in_flight", "known", "pid", "recalled", "shape", "worker")
+    __slots__ = (
+        *("drain", "idle_since", "in_flight", "known", "pid", "recalled", "shape", "stuck"),
+        "worker",
+    )
 
     def __init__(self, shape: Shape, worker: bytes, pid: int, known: set[bytes]) -> None:
         self.shape = shape
@@ -86,6 +92,7 @@ class Lease:
         self.in_flight: dict[bytes, Task] = {}
         self.drain = False
         self.recalled = False
+        self.stuck = False  # runs something long: nothing is sent to wait behind it
         self.idle_since = 0.0
         self.known = known
 
@@ -107,7 +114,7 @@ class Shape:
         self.leases: dict[bytes, Lease] = {}
         self.requested = 0
         self.mean_us = -1.0
-        self.depth = 2
+        self.depth = 1  # until the first answer tells how long the tasks are
 
 
 class Dispatcher:
@@ -151,7 +158,7 @@ class Dispatcher:
             best_load = shape.depth
             for lease in shape.leases.values():
                 load = len(lease.in_flight)
-                if load < best_load and not lease.drain:
+                if load < best_load and not (lease.drain or lease.stuck):
                     best, best_load = lease, load
                     if not load:
                         break
@@ -166,7 +173,7 @@ class Dispatcher:
 
     def _ask_first(self, shape: Shape) -> bool:
         """Long tasks, or of unknown length: ask for another worker before queueing behind one."""
-        return shape.requested == 0 and not 0 <= shape.mean_us < 1000
+        return shape.requested == 0 and not 0 <= shape.mean_us < _LONG_US
 
     def _request(self, shape: Shape) -> None:
         limit = self._config.leases_per_shape_max - len(shape.leases)
@@ -214,6 +221,8 @@ class Dispatcher:
         lease.idle_since = now
         shape.leases[message.worker] = self.leases[message.worker] = lease
         self._fill(lease)
+        if shape.pending and not shape.requested:
+            self._request(shape)  # fewer were asked for than have come to wait since
         if not lease.in_flight:
             self._steal(lease)
 
@@ -225,6 +234,7 @@ class Dispatcher:
         task = lease.in_flight.pop(task_id, None)
         if task is None:
             return None
+        lease.stuck = False
         shape = lease.shape
         mean = shape.mean_us
         shape.mean_us = mean = us if mean < 0 else mean + 0.2 * (us - mean)
@@ -264,6 +274,11 @@ class Dispatcher:
         lease = self.leases.get(worker)
         if lease is None:
             return
+        if not lease.recalled:
+            # It gave them back by itself: what it runs takes long, and so may the others.
+            lease.stuck = True
+            lease.shape.mean_us = max(lease.shape.mean_us, _LONG_US)
+            lease.shape.depth = 1
         lease.recalled = False
         tasks = [lease.in_flight.pop(one) for one in ids if one in lease.in_flight]
         shape = lease.shape

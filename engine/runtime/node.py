@@ -234,7 +234,7 @@ class Node:
             self.kill(successor, message.error)
             return
         old, self._zygote = self._zygote, successor
-        self.kill(old, "its successor is warm")
+        self.send(old, Stop("its successor is warm"))  # it still forks what it was asked to
         self.machine.fresh_is_warm = True
 
     def _on_forked(self, peer: bytes, message: Forked) -> None:

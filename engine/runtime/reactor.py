@@ -78,6 +78,7 @@ class Reactor:
     ) -> None:
         self.lock = threading.RLock()
         self._baton = threading.Lock()
+        self._holder = 0  # the thread that has it
         self._on_messages = on_messages
         self._on_closed = on_closed
         self._on_tick = on_tick
@@ -180,25 +181,36 @@ class Reactor:
 
     def wait_until(self, ready: Callable[[], bool], deadline: float | None = None) -> bool:
         """Serve the sockets until `ready()`; False when `deadline` (perf_counter) came first."""
+        if self._holder == threading.get_ident():  # a callback of a turn that waits itself
+            return self._serve_until(ready, deadline)
         while not ready():
             if self._stopped:
                 return ready()
-            if self._baton.acquire(blocking=False):
+            if self._take_baton():
                 try:
-                    while not ready():
-                        if self._stopped:
-                            return False
-                        timeout = None if deadline is None else deadline - perf_counter()
-                        if timeout is not None and timeout <= 0:
-                            # One last look: what has arrived counts, also for timeout=0.
-                            self._turn(0.0)
-                            return ready()
-                        self._turn(timeout)
-                    return True
+                    return self._serve_until(ready, deadline)
                 finally:
                     self._pass_on()
             elif not self._wait_for_holder(ready, deadline):
                 return ready()
+        return True
+
+    def _serve_until(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        """Turns until `ready()`; the caller has the baton."""
+        while not ready():
+            if self._stopped:
+                return False
+            timeout = None if deadline is None else deadline - perf_counter()
+            if timeout is not None and timeout <= 0:
+                self._turn(0.0)  # one last look: what has arrived counts, also for timeout=0
+                return ready()
+            self._turn(timeout)
+        return True
+
+    def _take_baton(self) -> bool:
+        if not self._baton.acquire(blocking=False):
+            return False
+        self._holder = threading.get_ident()
         return True
 
     def _wait_for_holder(self, ready: Callable[[], bool], deadline: float | None) -> bool:
@@ -220,13 +232,14 @@ class Reactor:
 
     def poll(self) -> None:
         """One turn that does not wait; nothing when another thread serves already."""
-        if self._baton.acquire(blocking=False):
+        if self._take_baton():
             try:
                 self._turn(0.0)
             finally:
                 self._pass_on()
 
     def _pass_on(self) -> None:
+        self._holder = 0
         self._baton.release()
         if self._waiters:
             self._wake_waiters()
@@ -378,7 +391,7 @@ class Reactor:
             if self._held or self.touched != seen:
                 seen, idle = self.touched, 0
                 continue
-            if self._baton.acquire(blocking=False):
+            if self._take_baton():
                 self._serve_alone()
                 seen, idle = self.touched, 0
             elif self.sleeping:

@@ -72,6 +72,7 @@ class Worker:
         self._concurrent: AsyncCalls | ThreadedCalls | None = None
         self._running: tuple[bytes, Any] | None = None
         self._interrupt = b""  # the call that is to be interrupted
+        self._seen_running: tuple[bytes, Any] | None = None  # what ran at the last tick
         runtime.unclaimed = self.on_message
         runtime.before_block = self._give_back_all
         runtime.on_peer_gone = self._on_peer_gone
@@ -153,6 +154,16 @@ class Worker:
         elif self._concurrent is not None:
             self._concurrent.cancel(message.id)
 
+    def _on_tick(self) -> None:
+        """Every few milliseconds, on the service thread."""
+        if self._interrupt:
+            self._signal()
+        running = self._running
+        if running is not None and running is self._seen_running and self.queue:
+            with self.runtime.lock:  # nobody's task may wait behind one that takes so long
+                self._give_back_all()
+        self._seen_running = running
+
     def _signal(self) -> None:
         """Interrupt the main thread, out of blocking system calls too; from the service thread."""
         if self._interrupt:
@@ -185,7 +196,7 @@ class Worker:
         """Serve until told to stop; returns the exit code."""
         reactor = self.runtime.reactor
         signal.signal(signal.SIGINT, self._on_signal)
-        reactor.on_service_tick = self._signal
+        reactor.on_service_tick = self._on_tick
         reactor.start_service()
         queue = self.queue
         last_flush = perf_counter()

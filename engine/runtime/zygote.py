@@ -20,7 +20,7 @@ import socket
 import sys
 from typing import Any
 
-from engine.core.messages import Fork, Forked, Preload, Preloaded
+from engine.core.messages import Fork, Forked, Preload, Preloaded, Stop
 from engine.runtime.process import die_with_parent, keep_freed_memory, socket_from
 from engine.wire.connection import Connection, ConnectionClosed
 
@@ -47,6 +47,9 @@ def _loop(sock: socket.socket, node_pid: int, frame_max: int) -> None:
         except ConnectionClosed:
             os._exit(0)
         for message in messages:
+            if isinstance(message, Stop):  # after all that was asked before
+                connection.flush()
+                os._exit(0)
             if isinstance(message, Preload):
                 connection.out.append(Preloaded(_preload(message.what)))
             else:

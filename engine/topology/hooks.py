@@ -35,8 +35,10 @@ def connect(
     allocate: Allocate | None = None,
     attach: Attach | None = None,
     resolve: Resolve | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Replace all hooks of this process; None takes the private default.
+
+    Returns the hooks there were, to be given back with ``connect(**before)``.
 
     Args:
         allocate: nbytes -> (zeroed writable memory of at least that size, aligned to 64 bytes,
@@ -44,9 +46,11 @@ def connect(
         attach: token -> the same memory, writable, in any process of the host.
         resolve: argument -> the value of a reference, or the argument itself if it is none.
     """
+    before = {name: getattr(_Hooks, name) for name in ("allocate", "attach", "resolve")}
     _Hooks.allocate = staticmethod(allocate) if allocate else None
     _Hooks.attach = staticmethod(attach) if attach else None
     _Hooks.resolve = staticmethod(resolve) if resolve else None
+    return before
 
 
 def allocate(nbytes: int) -> tuple[memoryview, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from engine.core.messages import Value
 from engine.runtime import client
 from engine.store.refs import ObjectRef
+from engine.topology.errors import expected
 
 __all__ = ["allocate", "attach", "resolve"]
 
@@ -31,7 +32,12 @@ def allocate(nbytes: int) -> tuple[memoryview, Any]:
 def attach(token: ObjectRef[Any]) -> memoryview:
     """The memory behind a token, writable, in any process of the host."""
     home = client.current()
-    assert home is not None, "a token can only have come through the engine"
+    if home is None:
+        raise expected(
+            "a process of the engine to attach shared memory",
+            "one without it",
+            "unpickle a SharedArray in a member or a task, not elsewhere",
+        )
     value = home.locate(token)
     assert value.block is not None
     return home.values.view_block(value.block, token)

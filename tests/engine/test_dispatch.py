@@ -213,3 +213,23 @@ def test_death_returns_the_running_task_first() -> None:
     )
     assert world.dispatch.on_process_died(b"worker--") == []
     assert world.dispatch.on_done(b"worker--", tasks[0].id, 1, 0.0) is None
+
+
+def test_a_task_that_came_after_the_request_gets_a_worker_too() -> None:
+    """Three long tasks: two workers are asked for at first, the third when both are granted."""
+    sent: list[tuple[bytes, Any]] = []
+    dispatcher = Dispatcher(
+        b"node", Config(), lambda peer, message: sent.append((peer, message)), lambda key: b""
+    )
+    shape = dispatcher.shape(b"shape", {})
+    for number in range(3):
+        call = Call(number.to_bytes(16, "big"), b"key", b"")
+        dispatcher.enqueue(Task(call, "long", [call.id], 0, shape))
+    granted = 0
+    while granted < 3:
+        wanted = [one.wanted for peer, one in sent if isinstance(one, LeaseRequest)][-1]
+        assert wanted > 0, f"{len(shape.pending)} tasks wait and nobody was asked for a worker"
+        dispatcher.on_grant(LeaseGrant(b"shape", b"worker-%d" % granted, 1), 0.0)
+        granted += 1
+    assert not shape.pending
+    assert [len(lease.in_flight) for lease in shape.leases.values()] == [1, 1, 1]

@@ -82,11 +82,11 @@ def test_members_are_constructed_with_resolved_arguments() -> None:
     made = Topology("t")
     made.member("a", Numbers, "ref:7", batch_rows="ref:3")
     (plan,) = plan_topology(made)
-    connect(resolve=lambda value: int(str(value).removeprefix("ref:")))
+    before = connect(resolve=lambda value: int(str(value).removeprefix("ref:")))
     try:
         member = construct(plan)
     finally:
-        connect()
+        connect(**before)
     assert isinstance(member, Numbers)
     assert (member.rows, member.batch_rows) == (7, 3)
 

@@ -30,9 +30,9 @@ class Segments:
 @pytest.fixture
 def segments() -> Iterator[Segments]:
     made = Segments()
-    connect(allocate=made.allocate, attach=made.attach)
+    before = connect(allocate=made.allocate, attach=made.attach)
     yield made
-    connect()
+    connect(**before)
 
 
 def test_zeros_are_zero_and_writable() -> None:

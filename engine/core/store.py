@@ -52,7 +52,8 @@ class _Segment:
     def __init__(self, holder: bytes, size: int) -> None:
         self.holder = holder
         self.size = size
-        self.live: set[int] | None = None  # offsets claimed in the census; None: holder lives
+        # Blocks claimed in the census, offset -> owner; None while the holder lives.
+        self.live: dict[int, bytes] | None = None
         self.asked: set[bytes] = set()
 
 
@@ -86,8 +87,9 @@ class StoreMachine:
         if self._grant(request):
             return
         if size <= self.limit:
-            request.asked = {one for one in self._edge.members() if one != process}
-            for one in request.asked:
+            others = [one for one in self._edge.members() if one != process]
+            request.asked = set(others)
+            for one in others:
                 self._edge.send(one, ReleaseSegments())
         if request.asked:
             self._requests.append(request)
@@ -158,10 +160,10 @@ class StoreMachine:
     def on_died(self, process: bytes) -> None:
         """A process is gone: its segments live on only as long as others own blocks in them."""
         self._requests = [one for one in self._requests if one.process != process]
-        members = {one for one in self._edge.members() if one != process}
+        members = [one for one in self._edge.members() if one != process]
         orphans = [key for key, one in self._segments.items() if one.holder == process]
         for segment in orphans:
-            self._segments[segment].live = set()
+            self._segments[segment].live = {}
             self._segments[segment].asked = set(members)
         if orphans:
             for one in members:
@@ -169,6 +171,8 @@ class StoreMachine:
         for segment, record in list(self._segments.items()):
             if record.live is not None:
                 record.asked.discard(process)
+                for offset in [one for one, owner in record.live.items() if owner == process]:
+                    del record.live[offset]
                 self._close(segment, record)
         self._answered(process)
 
@@ -177,7 +181,7 @@ class StoreMachine:
         for segment, offset in message.blocks:
             record = self._segments.get(segment)
             if record is not None and record.live is not None:
-                record.live.add(offset)
+                record.live[offset] = process
         for segment in message.segments:
             record = self._segments.get(segment)
             if record is not None:
@@ -188,7 +192,7 @@ class StoreMachine:
         """An owner frees a block whose holder is dead."""
         record = self._segments.get(block.segment)
         if record is not None and record.live is not None:
-            record.live.discard(block.offset)
+            record.live.pop(block.offset, None)
             self._close(block.segment, record)
 
     def _close(self, segment: int, record: _Segment) -> None:

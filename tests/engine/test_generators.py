@@ -1,0 +1,172 @@
+"""Generator tasks: items arrive while the task runs, never far ahead of the consumer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.core.ids import IdSource
+from engine.core.messages import Consumed, Item, Value
+from engine.core.objects import ObjectTable
+from engine.core.streams import ItemStreams
+from tests.engine.support import eventually
+
+SECONDS = 20
+
+
+def test_items_arrive_in_order_small_and_large(cluster: Any) -> None:
+    @cluster.remote
+    def numbers(n: int) -> Any:
+        for number in range(n):
+            yield np.full(60_000, number) if number % 5 == 0 else number
+
+    found = [cluster.get(ref, timeout=SECONDS) for ref in numbers.remote(40)]
+    for number, value in enumerate(found):
+        assert int(np.max(value)) == number
+
+
+def test_the_last_reference_carries_the_error(cluster: Any) -> None:
+    @cluster.remote
+    def broken() -> Any:
+        yield 1
+        raise LookupError("after one")
+
+    refs = list(broken.remote())
+    assert cluster.get(refs[0]) == 1
+    with pytest.raises(LookupError, match="after one"):
+        cluster.get(refs[1])
+    assert len(refs) == 2
+
+
+def test_the_producer_waits_for_its_consumer(cluster: Any, tmp_path: Path) -> None:
+    mark = tmp_path / "produced"
+
+    @cluster.remote(_generator_backpressure_num_objects=8)
+    def numbers(path: str) -> Any:
+        for number in range(1000):
+            with open(path, "a") as file:
+                file.write("x")
+            yield number
+
+    items = numbers.remote(str(mark))
+    assert cluster.get(next(items)) == 0
+    eventually(lambda: mark.exists() and mark.stat().st_size >= 8, what="the window is full")
+    assert mark.stat().st_size <= 8 + 2
+    for expected in range(1, 500):
+        assert cluster.get(next(items)) == expected
+    assert mark.stat().st_size <= 500 + 10
+    assert cluster.get(items.completed(), timeout=SECONDS) == 1000  # asking lifts the window
+    assert len(list(items)) == 500
+
+
+def test_dropping_the_generator_stops_the_producer(cluster: Any) -> None:
+    @cluster.remote
+    class Source:
+        def __init__(self) -> None:
+            self.made = 0
+
+        def items(self) -> Any:
+            while True:
+                self.made += 1
+                yield self.made
+
+        def count(self) -> int:
+            return self.made
+
+    source = Source.remote()
+    items = source.items.remote()
+    assert cluster.get(next(items), timeout=SECONDS) == 1
+    del items
+    assert cluster.get(source.count.remote(), timeout=SECONDS) < 200
+
+
+def test_a_crash_replays_and_yields_each_item_once(cluster: Any, tmp_path: Path) -> None:
+    mark = tmp_path / "died"
+
+    @cluster.remote(max_retries=1)
+    def numbers(path: str) -> Any:
+        for number in range(20):
+            if number == 10 and not os.path.exists(path):
+                open(path, "w").close()
+                os._exit(1)
+            yield number
+
+    assert [cluster.get(ref) for ref in numbers.remote(str(mark))] == list(range(20))
+    assert mark.exists()
+
+
+def test_in_an_event_loop_and_from_an_async_actor(cluster: Any) -> None:
+    @cluster.remote
+    class Source:
+        async def items(self, n: int) -> Any:
+            for number in range(n):
+                await asyncio.sleep(0)
+                yield number
+
+    async def collect() -> list[int]:
+        return [await ref async for ref in Source.remote().items.remote(300)]
+
+    assert asyncio.run(asyncio.wait_for(collect(), SECONDS)) == list(range(300))
+
+
+def test_a_generator_is_not_picklable(cluster: Any) -> None:
+    @cluster.remote
+    def numbers() -> Any:
+        yield 1
+
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        cluster.put(numbers.remote())
+
+
+def test_next_ready_and_is_finished(cluster: Any) -> None:
+    @cluster.remote
+    def numbers() -> Any:
+        yield 1
+
+    items = numbers.remote()
+    eventually(items.next_ready, what="the first item")
+    next(items)
+    eventually(items.is_finished, what="the end")
+    with pytest.raises(StopIteration):
+        next(items)
+
+
+def test_references_inside_items_stay_alive(cluster: Any) -> None:
+    @cluster.remote
+    def boxes() -> Any:
+        for number in range(5):
+            yield [cluster.put(np.full(50_000, number))]
+
+    for number, ref in enumerate(boxes.remote()):
+        (inner,) = cluster.get(ref)
+        assert cluster.get(inner, timeout=SECONDS)[-1] == number
+
+
+class _Task:
+    def __init__(self, task_id: bytes) -> None:
+        self.id = task_id
+        self.worker = b"executor"
+
+
+def test_a_replayed_item_is_dropped_and_its_block_freed() -> None:
+    ids = IdSource(b"caller00")
+    sent: list[tuple[bytes, Any]] = []
+    freed: list[Any] = []
+    table = ObjectTable(b"caller00", lambda *m: sent.append(m), freed.append, lambda ids: ids)
+    streams = ItemStreams(ids, table, lambda *m: sent.append(m))
+    task = _Task(ids.new())
+    table.add(task.id)
+    stream = streams.open(task, 4)
+    for index in (0, 1, 0, 1, 2):
+        streams.on_item(b"executor", Item(task.id, index, Value(bytes([index]))))
+    assert stream.received == 3
+    assert [table.entries[one].value.data for one in stream.ready] == [b"\0", b"\1", b"\2"]
+    for _ in range(3):
+        streams.take(stream)
+    told = [one.count for _peer, one in sent if isinstance(one, Consumed)]
+    assert told == [1, 2, 3]

@@ -1,8 +1,8 @@
 """Who imports whom? Tasks, a stream and a graph over all the Python of this interpreter.
 
-Every file of the standard library and of the installed packages is parsed by parallel *tasks*; the
-imports found are counted per package by a *stream*, in all and by the 30 days their file is from;
-and the *graph* of modules is ranked: a module is important if important modules import it.
+Parallel *tasks* parse every file of the standard library and the installed packages, a *stream*
+counts the imports (in all, and by the 30 days their file is from), and the *graph* of modules is
+ranked: a module is important if important modules import it.
 """
 
 from __future__ import annotations
@@ -55,9 +55,8 @@ def find_imports(files: list[tuple[str, str]], known: frozenset[str]) -> tuple[p
         modified = int(path.stat().st_mtime * 1e6)
         for target in imported_by(tree, package, known):
             rows.append((module, target, target.partition(".")[0], modified))
-    columns = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
-    arrays = [pa.array(c, t) for c, t in zip(columns, COLUMNS.values(), strict=True)]
-    return pa.table(arrays, names=list(COLUMNS)), unparsable
+    named = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    return pa.Table.from_pylist(named, schema=pa.schema(COLUMNS)), unparsable
 
 
 def imported_by(tree: ast.Module, package: str, known: frozenset[str]) -> Iterator[str]:
@@ -74,8 +73,7 @@ def imported_by(tree: ast.Module, package: str, known: frozenset[str]) -> Iterat
             inner = (f"{module}.{alias.name}" for alias in node.names)
             yield from (name if name in known else module for name in inner)
         for block in ("body", "orelse", "finalbody", "handlers", "cases"):
-            inside = getattr(node, block, ())
-            todo.extend(inside if isinstance(inside, list) else ())
+            todo += getattr(node, block, ())
 
 
 def count_imports(imports: pa.Table) -> st.JobResult:
@@ -121,12 +119,11 @@ def main() -> None:
     peak = {row["package"]: row for row in reversed(dated)}
     table = Table("package", "imports", "most in 30 days", "module", "PageRank")
     for row, (module, rank) in zip(total[:10], ranks.top(10), strict=True):
-        then = peak[row["package"]]
-        dates = f"{then['window_start']:%Y-%m-%d}: {then['n']:,}"
+        dates = "{window_start:%Y-%m-%d}: {n:,}".format(**peak[row["package"]])
         table.add_row(row["package"], f"{row['n']:,}", dates, module, f"{rank:.4f}")
     print(table)
-    print(f"{modules.num_vertices:,} modules, the largest of {len(components)} components has")
-    print(f"{components[0][1]:,}; {sum(bad for _, bad in parsed)} files do not parse.")
+    print(f"{modules.num_vertices:,} modules, {components[0][1]:,} of them in the largest of")
+    print(f"{len(components)} components; {sum(bad for _, bad in parsed)} files do not parse.")
 
 
 if __name__ == "__main__":

@@ -63,10 +63,6 @@ class Needs:
         """Whether a window makes use of this source's watermarks."""
         return id(source) in self._timed
 
-    def has_late_sink(self, window: WindowNode) -> bool:
-        """Whether the late rows of a window go anywhere."""
-        return id(window) in self._with_late
-
     def _demand(self, node: Node, columns: _Columns) -> None:
         known = self._columns.setdefault(id(node), set())
         if columns is None or known is None or node.schema is None:

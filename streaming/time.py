@@ -10,7 +10,7 @@ A watermark `w` promises: no row with event time below `w` will follow, unless i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
 
@@ -124,10 +124,6 @@ class EventTime:
                 f"(one tick is {format_duration(unit_ns)}); use a multiple of it or a finer type"
             )
         return ticks
-
-    def with_column(self, column: str, shift: int = 0) -> EventTime:
-        """The same time kept in another column of the same type."""
-        return replace(self, column=column, shift=shift)
 
     def ticks(self, batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
         """Event times of the rows as int64 ticks (a view where possible).

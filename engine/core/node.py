@@ -376,10 +376,6 @@ class NodeMachine:
         self.schedule(now)
         return worker
 
-    def leased_by(self, owner: bytes) -> list[Worker]:
-        """Workers that an owner holds."""
-        return [one for one in self.workers.values() if one.owner == owner and one.use == "lease"]
-
     def waiting(self) -> list[dict[str, Any]]:
         """Demands that are not met, for people."""
         return [

@@ -171,8 +171,8 @@ class Runtime:
                 self._handle(peer, message, now)
         if self.released:
             self.drain()
-        if self.owner.dispatch.leases and not self.reactor.ticking:
-            self.reactor.look_at(now + self.config.lease_idle_seconds)
+        if self.owner.dispatch.leases:
+            self._look_at_leases()
 
     def _handle(self, peer: bytes, message: Any, now: float) -> None:
         if not self.owner.handle(peer, message, now):
@@ -284,7 +284,9 @@ class Runtime:
             if self.released:
                 self.drain()
             self.owner.submit(task)
-            self._after_submit(task, task.shape.leases)
+            lease = self.owner.dispatch.leases.get(task.worker)
+            self._after_submit(task, 0 if lease is None else len(lease.in_flight))
+            self._look_at_leases()
 
     def submit_stream(self, task: Task, window: int, client: Any) -> Any:
         """Submit a generator call; returns its stream of items."""
@@ -293,9 +295,13 @@ class Runtime:
             self.drain()
             stream = self.owner.submit_stream(task, window, client)
             self.reactor.flush()
-            if not self.reactor.ticking:
-                self.reactor.look_at(perf_counter() + self.config.lease_idle_seconds)
+            self._look_at_leases()
         return stream
+
+    def _look_at_leases(self) -> None:
+        """See to it that leases which fall idle are given back in time."""
+        if not self.reactor.ticking:
+            self.reactor.look_at(perf_counter() + self.config.lease_idle_seconds)
 
     def submit_call(self, client: Any, task: Task) -> None:
         """Submit an actor call; waits while this process has too many in flight."""
@@ -304,32 +310,24 @@ class Runtime:
             if self.released:
                 self.drain()
             self.owner.call(client, task)
-            worker = task.worker
-            if worker and worker in self.connections:
-                connection = self.connections[worker]
-                if (
-                    len(client.in_flight) == 1
-                    or len(connection.out) >= self.config.flush_messages
-                    or self.reactor.sleeping
-                ):
-                    self.reactor.flush_one(connection)
+            self._after_submit(task, len(client.in_flight))
 
-    def _after_submit(self, task: Task, leases: dict[bytes, Any]) -> None:
+    def _after_submit(self, task: Task, in_flight: int) -> None:
+        """Write a call at once if its worker was idle or enough has gathered for it.
+
+        `in_flight` counts the calls on their way to that worker, this one included.
+        """
         reactor = self.reactor
         reactor.touched += 1
-        worker = task.worker
-        if worker:
-            connection = self.connections[worker]
-            if (
-                len(leases[worker].in_flight) == 1
-                or len(connection.out) >= self.config.flush_messages
-                or reactor.sleeping
-            ):
-                reactor.flush_one(connection)
-        else:
+        connection = self.connections.get(task.worker)
+        if connection is None:  # not sent yet, or to a worker whose line has just closed
             reactor.flush()
-        if not reactor.ticking:
-            reactor.look_at(perf_counter() + self.config.lease_idle_seconds)
+        elif (
+            in_flight == 1
+            or len(connection.out) >= self.config.flush_messages
+            or reactor.sleeping
+        ):
+            reactor.flush_one(connection)
 
     def _admit(self, task: Task) -> None:
         owner, config = self.owner, self.config

@@ -137,17 +137,13 @@ class Reactor:
         """Queue a message; `now`: write it at once. The caller holds the lock."""
         connection.out.append(message)
         if now or self.sleeping:
-            self._flush(connection)
+            self.flush_one(connection)
         else:
             self._dirty.add(connection)
 
     def mark(self, connection: Connection) -> None:
         """Something was queued on the connection itself; the next flush writes it."""
         self._dirty.add(connection)
-
-    def flush_one(self, connection: Connection) -> None:
-        """Write what is queued on one connection now. The caller holds the lock."""
-        self._flush(connection)
 
     def drain_and_remove(self, connection: Connection) -> None:
         """Handle what a dead process still had sent, then forget its connection."""
@@ -159,9 +155,10 @@ class Reactor:
     def flush(self) -> None:
         """Write what is queued on every connection. The caller holds the lock."""
         while self._dirty:
-            self._flush(self._dirty.pop())
+            self.flush_one(self._dirty.pop())
 
-    def _flush(self, connection: Connection) -> None:
+    def flush_one(self, connection: Connection) -> None:
+        """Write what is queued on one connection now. The caller holds the lock."""
         if connection.closed:
             return
         try:
@@ -218,7 +215,7 @@ class Reactor:
         ticket.acquire()
         self._waiters.append(ticket)
         if self._alone:
-            self._kick()
+            self.kick()
         if self._stopped:
             return False
         if not self._baton.locked() or ready():
@@ -252,7 +249,8 @@ class Reactor:
             with contextlib.suppress(IndexError, RuntimeError):  # taken or timed out meanwhile
                 self._waiters.popleft().release()
 
-    def _kick(self) -> None:
+    def kick(self) -> None:
+        """Wake whoever sleeps in a turn, from any thread."""
         os.eventfd_write(self._kick_fd, 1)
 
     def _kicked(self) -> None:
@@ -313,10 +311,6 @@ class Reactor:
         self._spin.learn(perf_counter() - start)
         return events
 
-    def kick(self) -> None:
-        """Wake whoever sleeps in a turn, from any thread."""
-        self._kick()
-
     def _handle(self, events: list[tuple[int, int]]) -> None:
         with self.lock:
             for fd, mask in events:
@@ -326,7 +320,7 @@ class Reactor:
                         self._watched[fd]()
                     continue
                 if mask & _OUT:
-                    self._flush(connection)
+                    self.flush_one(connection)
                 if mask & ~_OUT:
                     self._receive(connection)
         while self.after_turn:
@@ -372,7 +366,7 @@ class Reactor:
     def hold_service(self) -> None:
         """Keep the service thread away from the sockets: another event loop serves them."""
         self._held = True
-        self._kick()
+        self.kick()
         with self._baton:  # it may have it at this moment
             pass
 
@@ -419,7 +413,7 @@ class Reactor:
     def stop(self) -> None:
         """End the service thread and close every connection."""
         self._stopped = True
-        self._kick()
+        self.kick()
         self._park.release()
         if self._service is not None and self._service is not threading.current_thread():
             self._service.join(timeout=_STOP_SECONDS)

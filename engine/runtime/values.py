@@ -62,8 +62,7 @@ class Values:
         if not self._lock.acquire(blocking=False):
             return []  # the allocation may be what asks; it gives up its own before it asks
         try:
-            while self._freed:
-                self.arena.free(self._freed.popleft())
+            self._take_back()
             return self.arena.release_free_segments()
         finally:
             self._lock.release()
@@ -78,13 +77,14 @@ class Values:
 
     def bytes_live(self) -> int:
         """Bytes of this process's blocks that hold a value."""
-        self._take_back()
-        return self.arena.bytes_live
+        with self._lock:
+            self._take_back()
+            return self.arena.bytes_live
 
     def _take_back(self) -> None:
-        with self._lock:
-            while self._freed:
-                self.arena.free(self._freed.popleft())
+        """Return freed blocks to the arena; the caller has the lock."""
+        while self._freed:
+            self.arena.free(self._freed.popleft())
 
     def drop_mappings(self, segments: list[int]) -> None:
         """Segments that hold nothing any more."""
@@ -106,10 +106,8 @@ class Values:
         """A block of shared memory of our own; its content is whatever lay there before."""
         self._settle()  # blocks of references that have just died are the warmest
         with self._lock:
-            freed, arena = self._freed, self.arena
-            while freed:
-                arena.free(freed.popleft())
-            return arena.allocate(size)
+            self._take_back()
+            return self.arena.allocate(size)
 
     def _lease_segment(self, size: int) -> tuple[int, int, int]:
         answer = self._request("segment", size=size)

@@ -7,8 +7,10 @@ import weakref
 from typing import Any, NoReturn
 
 from engine.core.callers import ActorClient
+from engine.core.control import CreateActor, KillActor
 from engine.core.dispatch import Task
-from engine.core.messages import STREAMING, ActorCall, CreateActor, KillActor, Value
+from engine.core.messages import ActorCall
+from engine.core.values import STREAMING, Value
 from engine.exceptions import ActorUnschedulableError, PendingCallsLimitExceeded
 from engine.functions import check_feasible, export, placement_of
 from engine.generators import ObjectRefGenerator

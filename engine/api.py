@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from engine.actor import ActorClass, ActorHandle, find_actor
-from engine.core.messages import KillActor
+from engine.core.control import KillActor
 from engine.functions import RemoteFunction
 from engine.session import runtime
 from engine.store.refs import ObjectRef

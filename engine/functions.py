@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from engine.core.dispatch import Shape, Task
-from engine.core.messages import STREAMING, Call
+from engine.core.messages import Call
+from engine.core.values import STREAMING
 from engine.exceptions import TaskUnschedulableError
 from engine.generators import ObjectRefGenerator
 from engine.options import TASK, check_options, resources_of, returns_of, window_of

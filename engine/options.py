@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.core.messages import STREAMING
+from engine.core.values import STREAMING
 
 __all__ = ["ACTOR", "METHOD", "TASK", "check_options", "resources_of", "returns_of", "window_of"]
 

@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from engine.core.control import ActorChanged, LookupActor
 from engine.core.dispatch import Task
 from engine.core.ids import short
-from engine.core.messages import ActorChanged, LookupActor, Value, decode_failure, encode_failure
+from engine.core.values import Value, decode_failure, encode_failure
 
 __all__ = ["ActorClient", "Callers"]
 

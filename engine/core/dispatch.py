@@ -18,15 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.config import Config
-from engine.core.messages import (
-    Call,
-    Define,
-    LeaseGrant,
-    LeaseReclaim,
-    LeaseRequest,
-    LeaseReturn,
-    Recall,
-)
+from engine.core.control import LeaseGrant, LeaseReclaim, LeaseRequest, LeaseReturn
+from engine.core.messages import Call, Define, Recall
 
 __all__ = ["Dispatcher", "Lease", "Shape", "Task"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from engine.core.messages import Gather, Gathered
+from engine.core.control import Gather, Gathered
 
 __all__ = ["Gatherings"]
 

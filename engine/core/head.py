@@ -11,15 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from engine.core.control import ActorChanged, CreateActor, KillActor
 from engine.core.ids import owner_of, short
-from engine.core.messages import (
-    ERROR_NONE,
-    ActorChanged,
-    CreateActor,
-    KillActor,
-    Value,
-    encode_failure,
-)
+from engine.core.values import ERROR_NONE, Value, encode_failure
 
 __all__ = ["ActorRecord", "HeadEdge", "HeadMachine"]
 

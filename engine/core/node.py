@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from engine.config import Config
-from engine.core.messages import LeaseGrant, LeaseReclaim, LeaseRequest, Retire
+from engine.core.control import LeaseGrant, LeaseReclaim, LeaseRequest, Retire
 from engine.core.resources import Pool, fits, to_units
 
 __all__ = ["Demand", "NodeEdge", "NodeMachine", "Worker"]

@@ -20,17 +20,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from engine.core.ids import owner_of
-from engine.core.messages import (
-    ERROR_NONE,
-    AddBorrower,
-    Block,
-    BorrowAck,
-    DropBorrower,
-    Fetch,
-    ObjectValue,
-    Value,
-    encode_failure,
-)
+from engine.core.messages import AddBorrower, BorrowAck, DropBorrower, Fetch
+from engine.core.values import ERROR_NONE, Block, ObjectValue, Value, encode_failure
 
 __all__ = ["Entry", "ObjectTable"]
 

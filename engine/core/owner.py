@@ -12,17 +12,21 @@ from typing import Any
 
 from engine.config import Config
 from engine.core.callers import ActorClient, Callers
+from engine.core.control import (
+    ActorChanged,
+    CreateActor,
+    KillActor,
+    LeaseGrant,
+    LeaseReclaim,
+    WorkerDied,
+)
 from engine.core.dispatch import Dispatcher, Task
 from engine.core.ids import IdSource, owner_of, short
 from engine.core.messages import (
-    ERROR_NONE,
-    ActorChanged,
     AddBorrower,
-    Block,
     BorrowAck,
     Cancel,
     CancelRequest,
-    CreateActor,
     Dependencies,
     Done,
     DoneMany,
@@ -30,18 +34,12 @@ from engine.core.messages import (
     Fetch,
     FreeBlock,
     Item,
-    KillActor,
-    LeaseGrant,
-    LeaseReclaim,
-    ObjectValue,
     Returned,
     Settled,
-    Value,
-    WorkerDied,
-    encode_failure,
 )
 from engine.core.objects import ObjectTable
 from engine.core.streams import ItemStream, ItemStreams
+from engine.core.values import ERROR_NONE, Block, ObjectValue, Value, encode_failure
 
 __all__ = ["Owner"]
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from engine.core.control import Census, CensusReply, ReleaseSegments
 from engine.core.ids import short
-from engine.core.messages import Block, Census, CensusReply, ReleaseSegments
+from engine.core.values import Block
 
 __all__ = ["StoreEdge", "StoreMachine"]
 

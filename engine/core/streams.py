@@ -14,14 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.core.ids import IdSource
-from engine.core.messages import (
-    ERROR_NONE,
-    Consumed,
-    Item,
-    Settled,
-    Value,
-)
+from engine.core.messages import Consumed, Item, Settled
 from engine.core.objects import ObjectTable
+from engine.core.values import ERROR_NONE, Value
 
 __all__ = ["ItemStream", "ItemStreams", "settle_key"]
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from engine.core.dispatch import Task
-from engine.core.messages import ActorCall, Call, ObjectValue
+from engine.core.messages import ActorCall, Call
+from engine.core.values import ObjectValue
 from engine.runtime.client import Runtime
 from engine.store import codec
 from engine.store.refs import ObjectRef, adopt

@@ -15,13 +15,8 @@ from typing import Any
 
 import engine.exceptions as exceptions
 from engine.config import Config
-from engine.core.dispatch import Shape, Task
-from engine.core.ids import IdSource, owner_of, short
-from engine.core.messages import (
-    ERROR_NONE,
-    ERROR_USER,
+from engine.core.control import (
     Attach,
-    Blocked,
     Census,
     CensusReply,
     Connect,
@@ -32,16 +27,17 @@ from engine.core.messages import (
     Reply,
     SegmentDropped,
     SegmentsReturned,
-    Value,
-    encode_failure,
 )
-from engine.core.objects import Entry
+from engine.core.dispatch import Shape, Task
+from engine.core.ids import IdSource
 from engine.core.owner import Owner
+from engine.core.values import ERROR_NONE, ERROR_USER, Value, encode_failure
 from engine.runtime import futures
 from engine.runtime.process import socket_from
 from engine.runtime.reactor import Reactor
 from engine.runtime.requests import Requests
 from engine.runtime.values import Values
+from engine.runtime.waiting import Waiting
 from engine.store import codec
 from engine.store.refs import ObjectRef, adopt, set_holder
 from engine.wire.connection import Connection
@@ -50,9 +46,6 @@ __all__ = ["Runtime", "current", "set_current"]
 
 _current: Runtime | None = None
 _running: ContextVar[Any] = ContextVar("engine_running", default=None)
-# How long a worker waits inside user code before it gives its slot back: less would make a round
-# trip to the node out of every short wait.
-_PATIENCE_SECONDS = 300e-6
 
 
 def current() -> Runtime | None:
@@ -108,11 +101,15 @@ class Runtime:
             retry=self._retry_exception,
         )
         self._entries = self.owner.objects.entries
+        waiting = Waiting(self)
+        self.get = waiting.get
+        self.ready_among = waiting.ready_among
+        self.wait = waiting.wait
+        self._wait_for = waiting.wait_for
         self.node_alive = True
         self.unclaimed: Callable[[bytes, Any], None] | None = None  # what is not for an owner
         self.on_peer_gone: Callable[[bytes], None] | None = None
         self.before_block: Callable[[], None] | None = None
-        self._blocked = 0
         # What this process can tell when the node gathers a view of the cluster, under the lock.
         self.records: dict[str, Callable[[], list[Any]]] = {}
 
@@ -400,122 +397,6 @@ class Runtime:
         if value.error != ERROR_NONE:
             raise self.values.error_of(value)
         return value
-
-    # ------------------------------------------------------------------ waiting
-
-    def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
-        """The values of the references, in order; raises at the first error among them."""
-        entries = self._entries
-        found = [entries[ref._id] for ref in refs]
-        if any(entry.value is None for entry in found):
-            self._wait_for(refs, found, timeout)
-        out = []
-        for ref, entry in zip(refs, found, strict=True):
-            value = entry.value
-            assert value is not None
-            if value.error == ERROR_NONE and value.block is None:
-                out.append(codec.decode(value.data, value.buffers))
-            else:
-                out.append(self.values.materialise(value, ref))
-        return out
-
-    def _wait_for(
-        self, refs: Sequence[ObjectRef[Any]], found: list[Entry], timeout: float | None
-    ) -> None:
-        with self.lock:
-            for ref, entry in zip(refs, found, strict=True):
-                self.owner.objects.want(ref._id, entry)
-        objects = self.owner.objects
-        at, count, errors = 0, len(found), -1
-
-        def ready() -> bool:
-            # In order, so that many values cost one look each; errors anywhere end the wait.
-            nonlocal at, errors
-            if objects.errors != errors:
-                errors = objects.errors
-                if any(entry.value is not None and entry.value.error for entry in found):
-                    return True
-            while at < count:
-                if found[at].value is None:
-                    return False
-                at += 1
-            return True
-
-        if self.wait(ready, timeout):
-            for entry in found:
-                if entry.value is not None and entry.value.error != ERROR_NONE:
-                    raise self.values.error_of(entry.value)
-            return
-        missing = [ref for ref, entry in zip(refs, found, strict=True) if entry.value is None]
-        with self.lock:
-            reason = self.owner.pending_reason(missing[0]._id)
-        raise exceptions.GetTimeoutError(
-            f"{len(missing)} of {count} objects were not there within {timeout} s; the first, "
-            f"{short(missing[0]._id)}: {reason}"
-        )
-
-    def ready_among(
-        self, refs: list[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool
-    ) -> list[ObjectRef[Any]]:
-        """The first `count` references (in list order) that are ready within `timeout`."""
-        ready = self._first_ready(refs, count)
-        if len(ready) == count:
-            return ready
-        entries = self._entries
-        pending = [entry for ref in refs if (entry := entries[ref._id]).value is None]
-        with self.lock:
-            for ref in refs:
-                if fetch or owner_of(ref._id) != self.id:
-                    self.owner.objects.want(ref._id, entries[ref._id])
-        missing = len(pending) - (len(refs) - count)
-
-        def enough() -> bool:
-            # Look at the pending ones only, and drop what has arrived: linear over all turns.
-            nonlocal pending, missing
-            before = len(pending)
-            pending = [entry for entry in pending if entry.value is None]
-            missing -= before - len(pending)
-            return missing <= 0
-
-        self.wait(enough, timeout)
-        return self._first_ready(refs, count)
-
-    def _first_ready(self, refs: list[ObjectRef[Any]], count: int) -> list[ObjectRef[Any]]:
-        entries = self._entries
-        ready = []
-        for ref in refs:
-            if entries[ref._id].value is not None:
-                ready.append(ref)
-                if len(ready) == count:
-                    break
-        return ready
-
-    def wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """Serve the sockets until `ready()` or `timeout` seconds have passed."""
-        deadline = None if timeout is None else perf_counter() + timeout
-        if self.before_block is None or self.running is None:
-            return self.reactor.wait_until(ready, deadline)
-        patience = perf_counter() + _PATIENCE_SECONDS
-        if deadline is not None and deadline <= patience:
-            return self.reactor.wait_until(ready, deadline)
-        if self.reactor.wait_until(ready, patience):
-            return True
-        self._block(+1)
-        try:
-            return self.reactor.wait_until(ready, deadline)
-        finally:
-            self._block(-1)
-
-    def _block(self, change: int) -> None:
-        with self.lock:
-            self._blocked += change
-            if change > 0 and self._blocked == 1:
-                assert self.before_block is not None
-                self.before_block()
-                self.send(self.node, Blocked(True))
-                self.reactor.flush()
-            elif change < 0 and self._blocked == 0:
-                self.send(self.node, Blocked(False))
 
     def ask(self, what: str, timeout: float | None = None, **args: Any) -> Any:
         """Ask the node or head and wait for the result; raises what it answers as a failure."""

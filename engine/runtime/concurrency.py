@@ -10,7 +10,7 @@ from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from engine.core.messages import STREAMING
+from engine.core.values import STREAMING
 from engine.runtime.arguments import read_arguments
 
 if TYPE_CHECKING:

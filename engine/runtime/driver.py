@@ -22,7 +22,7 @@ import msgspec
 import psutil
 
 from engine.config import Config
-from engine.core.messages import Hello, Stop, Welcome
+from engine.core.control import Hello, Stop, Welcome
 from engine.exceptions import EngineError
 from engine.runtime import client
 from engine.runtime.client import Runtime

@@ -10,21 +10,11 @@ from functools import partial
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from engine.core.control import ActorChanged
 from engine.core.ids import owner_of
-from engine.core.messages import (
-    ERROR_USER,
-    STREAMING,
-    ActorCall,
-    ActorChanged,
-    Call,
-    Done,
-    DoneMany,
-    Item,
-    ObjectValue,
-    Value,
-    encode_failure,
-)
+from engine.core.messages import ActorCall, Call, Done, DoneMany, Item
 from engine.core.streams import settle_key
+from engine.core.values import ERROR_USER, STREAMING, ObjectValue, Value, encode_failure
 from engine.exceptions import EngineError, TaskCancelledError
 from engine.runtime.arguments import read_arguments
 from engine.store import codec

@@ -21,9 +21,7 @@ from typing import Any
 import msgspec
 
 from engine.config import Config
-from engine.core.gather import Gatherings
-from engine.core.head import ActorRecord, HeadMachine
-from engine.core.messages import (
+from engine.core.control import (
     ActorChanged,
     Attach,
     Blocked,
@@ -32,7 +30,6 @@ from engine.core.messages import (
     CreateActor,
     Fork,
     Forked,
-    FreeBlock,
     Gathered,
     Hello,
     Kept,
@@ -52,6 +49,9 @@ from engine.core.messages import (
     Welcome,
     WorkerDied,
 )
+from engine.core.gather import Gatherings
+from engine.core.head import ActorRecord, HeadMachine
+from engine.core.messages import FreeBlock
 from engine.core.node import NodeMachine
 from engine.core.store import StoreMachine
 from engine.runtime import zygote

@@ -6,7 +6,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from engine import exceptions
-from engine.core.messages import Attach, Reply, Request, Value, encode_failure
+from engine.core.control import Attach, Reply, Request
+from engine.core.values import Value, encode_failure
 from engine.store import codec
 from engine.store.refs import ObjectRef
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from engine.core.messages import Request
+from engine.core.control import Request
 
 if TYPE_CHECKING:
     from engine.runtime.node import Node

@@ -14,14 +14,8 @@ from typing import Any
 
 from engine import exceptions
 from engine.config import Config
-from engine.core.messages import (
-    ERROR_NONE,
-    ERROR_USER,
-    Block,
-    Reply,
-    Value,
-    decode_failure,
-)
+from engine.core.control import Reply
+from engine.core.values import ERROR_NONE, ERROR_USER, Block, Value, decode_failure
 from engine.store import codec
 from engine.store.arena import Arena, Segment
 from engine.store.codec import Encoded

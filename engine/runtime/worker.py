@@ -20,25 +20,27 @@ from typing import Any
 import msgspec
 
 from engine.config import Config
+from engine.core.control import (
+    ActorChanged,
+    CreateActor,
+    Hello,
+    Kept,
+    KillActor,
+    Retire,
+    Stop,
+    Welcome,
+)
 from engine.core.messages import (
     ActorCall,
-    ActorChanged,
     Call,
     Cancel,
     ChannelFrame,
     Consumed,
-    CreateActor,
     Define,
     Dependencies,
-    Hello,
-    Kept,
-    KillActor,
     Recall,
-    Retire,
     Returned,
     Settled,
-    Stop,
-    Welcome,
 )
 from engine.runtime import client
 from engine.runtime.client import Runtime

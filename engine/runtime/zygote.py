@@ -20,7 +20,7 @@ import socket
 import sys
 from typing import Any
 
-from engine.core.messages import Fork, Forked, Preload, Preloaded, Stop
+from engine.core.control import Fork, Forked, Preload, Preloaded, Stop
 from engine.runtime.process import die_with_parent, keep_freed_memory, socket_from
 from engine.wire.connection import Connection, ConnectionClosed
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from sortedcontainers import SortedList
 
-from engine.core.messages import Block
+from engine.core.values import Block
 from engine.exceptions import ObjectStoreFullError
 
 __all__ = ["Arena", "Segment"]

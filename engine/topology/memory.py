@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.core.messages import Value
+from engine.core.values import Value
 from engine.runtime import client
 from engine.store.refs import ObjectRef
 from engine.topology.errors import expected

@@ -12,18 +12,9 @@ from collections import deque
 from typing import Any
 
 from engine.core.ids import IdSource, owner_of
-from engine.core.messages import (
-    AddBorrower,
-    Block,
-    BorrowAck,
-    DropBorrower,
-    Fetch,
-    FreeBlock,
-    ObjectValue,
-    Settled,
-    Value,
-)
+from engine.core.messages import AddBorrower, BorrowAck, DropBorrower, Fetch, FreeBlock, Settled
 from engine.core.objects import ObjectTable
+from engine.core.values import Block, ObjectValue, Value
 
 
 class Ref:

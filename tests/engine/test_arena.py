@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.core.messages import Block
+from engine.core.values import Block
 from engine.exceptions import ObjectStoreFullError
 from engine.store.arena import Arena
 

@@ -9,16 +9,9 @@ from typing import Any
 import pytest
 
 from engine.config import Config
+from engine.core.control import LeaseGrant, LeaseReclaim, LeaseRequest, LeaseReturn
 from engine.core.dispatch import Dispatcher, Task
-from engine.core.messages import (
-    Call,
-    Define,
-    LeaseGrant,
-    LeaseReclaim,
-    LeaseRequest,
-    LeaseReturn,
-    Recall,
-)
+from engine.core.messages import Call, Define, Recall
 
 NODE = b"node----"
 KEY = b"k" * 16

@@ -14,17 +14,9 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
-from engine.core.messages import (
-    ActorCall,
-    BorrowAck,
-    Call,
-    Done,
-    DoneMany,
-    Recall,
-    Stop,
-    Value,
-    encode_failure,
-)
+from engine.core.control import Stop
+from engine.core.messages import ActorCall, BorrowAck, Call, Done, DoneMany, Recall
+from engine.core.values import Value, encode_failure
 from engine.wire.connection import Connection, ConnectionClosed, ProtocolError
 
 FRAME_MAX = 1 << 20

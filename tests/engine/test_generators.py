@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from engine.core.ids import IdSource
-from engine.core.messages import Consumed, Item, Value
+from engine.core.messages import Consumed, Item
 from engine.core.objects import ObjectTable
 from engine.core.streams import ItemStreams
+from engine.core.values import Value
 from tests.engine.support import eventually
 
 SECONDS = 20

@@ -6,14 +6,9 @@ from typing import Any
 
 import pytest
 
+from engine.core.control import ActorChanged, CreateActor, KillActor
 from engine.core.head import HeadMachine
-from engine.core.messages import (
-    ActorChanged,
-    CreateActor,
-    KillActor,
-    decode_failure,
-    encode_failure,
-)
+from engine.core.values import decode_failure, encode_failure
 
 CREATOR, WORKER, OTHER = b"creator-", b"worker--", b"other---"
 ACTOR = CREATOR + bytes(7) + b"\x01"

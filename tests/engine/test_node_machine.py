@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.config import Config
-from engine.core.messages import LeaseGrant, LeaseReclaim, LeaseRequest
+from engine.core.control import LeaseGrant, LeaseReclaim, LeaseRequest
 from engine.core.node import NodeMachine
 
 

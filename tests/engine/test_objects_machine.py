@@ -9,8 +9,9 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from engine.core.messages import BorrowAck, DropBorrower, Value
+from engine.core.messages import BorrowAck, DropBorrower
 from engine.core.objects import ObjectTable
+from engine.core.values import Value
 from tests.engine.network import Network, Process
 
 few = st.integers(0, 7)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.core.messages import Block, Census, CensusReply, ReleaseSegments
+from engine.core.control import Census, CensusReply, ReleaseSegments
 from engine.core.store import StoreMachine
+from engine.core.values import Block
 
 A, B, C = b"process1", b"process2", b"process3"
 

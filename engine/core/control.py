@@ -1,0 +1,292 @@
+"""Messages between a process and its node, and between the node and its zygotes.
+
+Small typed structs like those of `engine.core.messages`, which lists all of them in one union.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from engine.core.values import ObjectValue, Value
+
+__all__ = [
+    "ActorChanged",
+    "Attach",
+    "Blocked",
+    "Census",
+    "CensusReply",
+    "Connect",
+    "CreateActor",
+    "Fork",
+    "Forked",
+    "Gather",
+    "Gathered",
+    "Hello",
+    "Kept",
+    "KillActor",
+    "KillWorker",
+    "LeaseGrant",
+    "LeaseReclaim",
+    "LeaseRequest",
+    "LeaseReturn",
+    "Log",
+    "LookupActor",
+    "Peer",
+    "Preload",
+    "Preloaded",
+    "ReleaseSegments",
+    "Reply",
+    "Request",
+    "Retire",
+    "SegmentDropped",
+    "SegmentsReturned",
+    "Stop",
+    "Welcome",
+    "WorkerDied",
+]
+
+
+class Hello(msgspec.Struct, array_like=True, gc=False, tag=40):
+    """First message of a process to its node. A worker's brings its `Notebook`'s descriptor."""
+
+    process: bytes
+    pid: int
+    kind: str
+
+
+class Welcome(msgspec.Struct, array_like=True, gc=False, tag=41):
+    """The node accepts the process; `info` has node id, resources, namespace and the like."""
+
+    node: bytes
+    info: dict[str, Any]
+
+
+class LeaseRequest(msgspec.Struct, array_like=True, gc=False, tag=42):
+    """I want `wanted` more workers of this shape (replaces my earlier figure)."""
+
+    shape: bytes
+    resources: dict[str, float]
+    wanted: int
+    group: bytes = b""
+    bundle: int = -1
+
+
+class LeaseGrant(msgspec.Struct, array_like=True, gc=False, tag=43):
+    """Worker `worker` is yours for tasks of `shape`, over the connection of the same name."""
+
+    shape: bytes
+    worker: bytes
+    pid: int
+
+
+class LeaseReturn(msgspec.Struct, array_like=True, gc=False, tag=44):
+    """The owner gives the worker back."""
+
+    worker: bytes
+
+
+class LeaseReclaim(msgspec.Struct, array_like=True, gc=False, tag=45):
+    """Others wait. Give `worker` back once it is idle; send it nothing new when `drain`."""
+
+    worker: bytes
+    drain: bool
+
+
+class Blocked(msgspec.Struct, array_like=True, gc=False, tag=46):
+    """The sending worker waits inside user code (or no longer does): its slot is free."""
+
+    blocked: bool
+
+
+class Connect(msgspec.Struct, array_like=True, gc=False, tag=47):
+    """Make a direct connection between me and `process` (answered by Peer on both sides)."""
+
+    process: bytes
+
+
+class Peer(msgspec.Struct, array_like=True, gc=False, tag=48):
+    """A direct connection to `process`; its descriptor comes with this frame (none: it is dead)."""
+
+    process: bytes
+    pid: int
+    alive: bool = True
+
+
+class WorkerDied(msgspec.Struct, array_like=True, gc=False, tag=49):
+    """A process of this node is gone. `cause` reads like "was killed by SIGKILL".
+
+    `running` is the call that it ran when it died, if it ran one.
+    """
+
+    process: bytes
+    pid: int
+    cause: str
+    running: bytes = b""
+
+
+class CreateActor(msgspec.Struct, array_like=True, gc=False, tag=50):
+    """To the head, then to the worker chosen: make an actor.
+
+    `args` etc. are the constructor's, `blob` the pickled class. `options` are scheduling facts
+    that the head reads (name, namespace, max_restarts ...).
+    """
+
+    id: bytes
+    key: bytes
+    blob: bytes
+    args: bytes
+    options: dict[str, Any]
+    buffers: list[bytes] | None = None
+    deps: list[ObjectValue] | None = None
+    large: ObjectValue | None = None
+    restarts: int = 0
+
+
+class ActorChanged(msgspec.Struct, array_like=True, gc=False, tag=51):
+    """State of an actor as seen by the head: pending, starting, alive, restarting or dead."""
+
+    id: bytes
+    state: str
+    process: bytes = b""
+    cause: str = ""
+    failure: Value | None = None
+
+
+class LookupActor(msgspec.Struct, array_like=True, gc=False, tag=52):
+    """Tell me (now, and whenever it changes) the state of the actor."""
+
+    id: bytes
+
+
+class KillActor(msgspec.Struct, array_like=True, gc=False, tag=53):
+    """End the actor. `graceful`: after its pending calls; else at once, like SIGKILL."""
+
+    id: bytes
+    no_restart: bool = True
+    graceful: bool = False
+    cause: str = ""
+
+
+class KillWorker(msgspec.Struct, array_like=True, gc=False, tag=54):
+    """Kill the process that runs call `id` of mine (forced cancel)."""
+
+    process: bytes
+    cause: str
+
+
+class Request(msgspec.Struct, array_like=True, gc=False, tag=55):
+    """A question to the node or head, answered by a Reply with the same number."""
+
+    number: int
+    what: str
+    args: dict[str, Any]
+
+
+class Reply(msgspec.Struct, array_like=True, gc=False, tag=56):
+    """`error` is "" or the text of a failure whose class is `result["kind"]`."""
+
+    number: int
+    result: Any
+    error: str = ""
+
+
+class SegmentDropped(msgspec.Struct, array_like=True, gc=False, tag=57):
+    """No object lies in these segments any more: unmap them."""
+
+    segments: list[int]
+
+
+class Attach(msgspec.Struct, array_like=True, gc=False, tag=58):
+    """A segment's memfd comes with this frame, as an answer to request `number`."""
+
+    number: int
+    segment: int
+    size: int
+
+
+class Log(msgspec.Struct, array_like=True, gc=False, tag=59):
+    """Lines a worker printed, for the driver's terminal."""
+
+    pid: int
+    name: str
+    stream: str
+    lines: list[str]
+
+
+class Stop(msgspec.Struct, array_like=True, gc=False, tag=60):
+    """End: to the node from its driver, to a worker from its node."""
+
+    reason: str
+
+
+class ReleaseSegments(msgspec.Struct, array_like=True, gc=False, tag=61):
+    """From the node: memory is short, give up segments in which nothing lies."""
+
+
+class SegmentsReturned(msgspec.Struct, array_like=True, gc=False, tag=62):
+    """The answer: segments given up, perhaps none."""
+
+    segments: list[int]
+
+
+class Census(msgspec.Struct, array_like=True, gc=False, tag=63):
+    """From the node: the holder of these segments is dead; which blocks there are yours?"""
+
+    segments: list[int]
+
+
+class CensusReply(msgspec.Struct, array_like=True, gc=False, tag=64):
+    """The answer, for those segments: (segment, offset) of each block owned here."""
+
+    segments: list[int]
+    blocks: list[tuple[int, int]]
+
+
+class Retire(msgspec.Struct, array_like=True, gc=False, tag=65):
+    """From the node to an idle worker: end, unless somebody still needs what you own."""
+
+
+class Kept(msgspec.Struct, array_like=True, gc=False, tag=66):
+    """The answer of a worker that stays."""
+
+
+class Gather(msgspec.Struct, array_like=True, gc=False, tag=67):
+    """From the node: tell me of `what` ("events" or "objects"), under this number."""
+
+    number: int
+    what: str
+
+
+class Gathered(msgspec.Struct, array_like=True, gc=False, tag=68):
+    """The answer: a list of records."""
+
+    number: int
+    records: list[Any]
+
+
+class Fork(msgspec.Struct, array_like=True, gc=False, tag=70):
+    """To the zygote: make a worker, or another zygote; its node socket comes with the frame."""
+
+    process: bytes
+    zygote: bool = False
+
+
+class Forked(msgspec.Struct, array_like=True, gc=False, tag=71):
+    """From the zygote: the worker's pid."""
+
+    process: bytes
+    pid: int
+
+
+class Preload(msgspec.Struct, array_like=True, gc=False, tag=72):
+    """To a new zygote, before it serves: run these ("module:function")."""
+
+    what: list[str]
+
+
+class Preloaded(msgspec.Struct, array_like=True, gc=False, tag=73):
+    """From a new zygote: it is warm (`error` empty) or could not be warmed."""
+
+    error: str

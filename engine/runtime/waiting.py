@@ -1,0 +1,151 @@
+"""Waiting for objects: `get`, `wait`, and lending the slot out of a worker that waits.
+
+Whoever waits serves the sockets itself (`runtime.reactor`), so a reply is handed to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from engine import exceptions
+from engine.core.control import Blocked
+from engine.core.ids import owner_of, short
+from engine.core.objects import Entry
+from engine.core.values import ERROR_NONE
+from engine.store import codec
+from engine.store.refs import ObjectRef
+
+if TYPE_CHECKING:
+    from engine.runtime.client import Runtime
+
+__all__ = ["Waiting"]
+
+# How long a worker waits inside user code before it gives its slot back: less would make a round
+# trip to the node out of every short wait.
+_PATIENCE_SECONDS = 300e-6
+
+
+class Waiting:
+    """The waits of one process."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._entries = runtime.owner.objects.entries
+        self._blocked = 0
+
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+        """The values of the references, in order; raises at the first error among them."""
+        entries = self._entries
+        found = [entries[ref._id] for ref in refs]
+        if any(entry.value is None for entry in found):
+            self.wait_for(refs, found, timeout)
+        out = []
+        for ref, entry in zip(refs, found, strict=True):
+            value = entry.value
+            assert value is not None
+            if value.error == ERROR_NONE and value.block is None:
+                out.append(codec.decode(value.data, value.buffers))
+            else:
+                out.append(self._runtime.values.materialise(value, ref))
+        return out
+
+    def wait_for(
+        self, refs: Sequence[ObjectRef[Any]], found: list[Entry], timeout: float | None
+    ) -> None:
+        """Wait for all values, or for the first error among them, which is raised."""
+        with self._runtime.lock:
+            for ref, entry in zip(refs, found, strict=True):
+                self._runtime.owner.objects.want(ref._id, entry)
+        objects = self._runtime.owner.objects
+        at, count, errors = 0, len(found), -1
+
+        def ready() -> bool:
+            # In order, so that many values cost one look each; errors anywhere end the wait.
+            nonlocal at, errors
+            if objects.errors != errors:
+                errors = objects.errors
+                if any(entry.value is not None and entry.value.error for entry in found):
+                    return True
+            while at < count:
+                if found[at].value is None:
+                    return False
+                at += 1
+            return True
+
+        if self.wait(ready, timeout):
+            for entry in found:
+                if entry.value is not None and entry.value.error != ERROR_NONE:
+                    raise self._runtime.values.error_of(entry.value)
+            return
+        missing = [ref for ref, entry in zip(refs, found, strict=True) if entry.value is None]
+        with self._runtime.lock:
+            reason = self._runtime.owner.pending_reason(missing[0]._id)
+        raise exceptions.GetTimeoutError(
+            f"{len(missing)} of {count} objects were not there within {timeout} s; the first, "
+            f"{short(missing[0]._id)}: {reason}"
+        )
+
+    def ready_among(
+        self, refs: list[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool
+    ) -> list[ObjectRef[Any]]:
+        """The first `count` references (in list order) that are ready within `timeout`."""
+        ready = self._first_ready(refs, count)
+        if len(ready) == count:
+            return ready
+        entries = self._entries
+        pending = [entry for ref in refs if (entry := entries[ref._id]).value is None]
+        with self._runtime.lock:
+            for ref in refs:
+                if fetch or owner_of(ref._id) != self._runtime.id:
+                    self._runtime.owner.objects.want(ref._id, entries[ref._id])
+        missing = len(pending) - (len(refs) - count)
+
+        def enough() -> bool:
+            # Look at the pending ones only, and drop what has arrived: linear over all turns.
+            nonlocal pending, missing
+            before = len(pending)
+            pending = [entry for entry in pending if entry.value is None]
+            missing -= before - len(pending)
+            return missing <= 0
+
+        self.wait(enough, timeout)
+        return self._first_ready(refs, count)
+
+    def _first_ready(self, refs: list[ObjectRef[Any]], count: int) -> list[ObjectRef[Any]]:
+        entries = self._entries
+        ready = []
+        for ref in refs:
+            if entries[ref._id].value is not None:
+                ready.append(ref)
+                if len(ready) == count:
+                    break
+        return ready
+
+    def wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+        """Serve the sockets until `ready()` or `timeout` seconds have passed."""
+        deadline = None if timeout is None else perf_counter() + timeout
+        if self._runtime.before_block is None or self._runtime.running is None:
+            return self._runtime.reactor.wait_until(ready, deadline)
+        patience = perf_counter() + _PATIENCE_SECONDS
+        if deadline is not None and deadline <= patience:
+            return self._runtime.reactor.wait_until(ready, deadline)
+        if self._runtime.reactor.wait_until(ready, patience):
+            return True
+        self._block(+1)
+        try:
+            return self._runtime.reactor.wait_until(ready, deadline)
+        finally:
+            self._block(-1)
+
+    def _block(self, change: int) -> None:
+        with self._runtime.lock:
+            self._blocked += change
+            if change > 0 and self._blocked == 1:
+                assert self._runtime.before_block is not None
+                self._runtime.before_block()
+                self._runtime.send(self._runtime.node, Blocked(True))
+                self._runtime.reactor.flush()
+            elif change < 0 and self._blocked == 0:
+                self._runtime.send(self._runtime.node, Blocked(False))

@@ -10,6 +10,7 @@ from engine.core.callers import ActorClient
 from engine.core.control import CreateActor, KillActor
 from engine.core.dispatch import Task
 from engine.core.messages import ActorCall
+from engine.core.retention import READS, UNNUMBERED
 from engine.core.values import STREAMING, Value
 from engine.exceptions import ActorUnschedulableError, PendingCallsLimitExceeded
 from engine.functions import check_feasible, export, placement_of
@@ -60,6 +61,28 @@ class _Method:
         return _Method, (self.check, self.options)
 
 
+def check_replayable(cls: type, options: dict[str, Any], methods: dict[str, _Method]) -> None:
+    """Refuse `checkpoint_every` where calls are not applied one after another."""
+    if options.get("max_concurrency", 1) > 1 or any(
+        inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
+        for _name, member in inspect.getmembers(cls)
+    ):
+        raise ValueError(
+            f"checkpoint_every for {cls.__name__}: the state of an actor that runs several calls "
+            "at a time (coroutines, max_concurrency > 1) is not a function of their order. Leave "
+            "one of the two options out."
+        )
+    if hasattr(cls, "__checkpoint__") != hasattr(cls, "__restore__"):
+        raise TypeError(f"{cls.__name__} defines one of __checkpoint__ and __restore__, not both")
+    for name, method in methods.items():
+        streaming = method.options.get("num_returns") == "streaming"
+        if streaming and not method.options.get("read_only"):
+            raise TypeError(
+                f"{cls.__name__}.{name} is a generator: its items cannot be replayed exactly once. "
+                "Return a list, or mark it engine.method(read_only=True) if it changes nothing."
+            )
+
+
 class ActorClass:
     """A class whose instances live in processes of their own: `C.remote(...)` makes one."""
 
@@ -79,6 +102,8 @@ class ActorClass:
             if returns_of(given, member) == STREAMING:
                 given = {"num_returns": "streaming", **given}
             self._methods[name] = _Method(check, given)
+        if "checkpoint_every" in self._options:
+            check_replayable(cls, self._options, self._methods)
         self._home: Runtime | None = None
         self._key = self._blob = b""
         self._fresh = False  # wants a process with all preloads; for members of topologies
@@ -97,6 +122,12 @@ class ActorClass:
         """Make an actor; returns its handle at once.
 
         The constructor runs in the actor's process; if it raises, every call raises that error.
+        With `checkpoint_every` (calls, or seconds as a float) and `max_restarts`, the actor's state
+        survives its process: it is restored from the last checkpoint, calls made since are applied
+        again in the same order, and every call is applied exactly once, whatever dies when
+        (`max_task_retries` has no meaning then). The state is what `__checkpoint__(self)` returns,
+        handed to `__restore__(self, value)` on an instance whose constructor has not run; without
+        these hooks it is pickled. Methods marked `engine.method(read_only=True)` are not replayed.
         The actor ends when its last handle is gone and its calls are answered, when its creator
         dies (unless lifetime="detached"), or by `engine.kill`.
         """
@@ -123,6 +154,8 @@ class ActorClass:
             "lifetime": options.get("lifetime"),
             "max_task_retries": options.get("max_task_retries", 0),
             "max_pending_calls": options.get("max_pending_calls", -1),
+            "checkpoint_every": options.get("checkpoint_every"),
+            "replayable": options.get("replayable", False),
             "fresh": self._fresh,
         }
         if facts["name"]:  # handles found by name elsewhere must know the methods too
@@ -139,7 +172,8 @@ class ActorClass:
             if options.get("lifetime") != "detached":
                 farewell = KillActor(actor_id, True, True, "ended: its last handle is gone")
                 home.owner.objects.farewells[actor_id] = (home.node, farewell)
-            client = home.owner.callers.client(actor_id, self.__name__, lookup=False)
+            replayed = facts["checkpoint_every"] is not None
+            client = home.owner.callers.client(actor_id, self.__name__, False, replayed)
             home.owner.create(client, task)
             home.reactor.flush()
         retries, pending = facts["max_task_retries"], facts["max_pending_calls"]
@@ -215,7 +249,10 @@ class ActorHandle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         name, methods = self._client.name, self._methods
-        return _rebuild, (self._actor_ref, name, methods, self._retries, self._pending_max)
+        replayed = self._client.retained is not None
+        return _rebuild, (
+            self._actor_ref, name, methods, self._retries, self._pending_max, replayed
+        )
 
     def __repr__(self) -> str:
         return f"ActorHandle({self._client.name}, {self._actor_id.hex()}, {self._client.state})"
@@ -265,7 +302,8 @@ class ActorMethod:
                 "Wait for some of them with engine.wait(), or raise the limit."
             )
         returns = returns_of(options, None) if options else 1
-        call = ActorCall(home.ids.new(), client.id, self._name, b"", 0, returns)
+        seq = READS if options.get("read_only") and client.retained is not None else UNNUMBERED
+        call = ActorCall(home.ids.new(), client.id, self._name, b"", seq, returns)
         if returns in (1, STREAMING):
             ids = [call.id]
         else:
@@ -275,7 +313,7 @@ class ActorMethod:
             task.retries = options.get("max_task_retries", handle._retries)
             task.retry_exceptions = options.get("retry_exceptions", False)
             task.name = options.get("name", task.name)
-        task.keep = handle._actor_ref  # a pending call keeps the actor alive
+        task.actor_ref = handle._actor_ref
         if args or kwargs:
             attach_arguments(home, task, args, kwargs)
         if returns == STREAMING:
@@ -288,11 +326,16 @@ class ActorMethod:
 
 
 def _rebuild(
-    ref: ObjectRef[Any], name: str, methods: dict[str, _Method], retries: int, pending_max: int
+    ref: ObjectRef[Any],
+    name: str,
+    methods: dict[str, _Method],
+    retries: int,
+    pending_max: int,
+    replayed: bool,
 ) -> ActorHandle:
     home = runtime()
     with home.lock:
-        client = home.owner.callers.client(ref.binary(), name, lookup=True)
+        client = home.owner.callers.client(ref.binary(), name, True, replayed)
         home.reactor.flush()
     return ActorHandle(ref, client, methods, retries, pending_max)
 
@@ -306,4 +349,5 @@ def find_actor(name: str, namespace: str | None) -> ActorHandle:
     methods = codec.decode(options["methods"], None)
     ref = adopt(found["id"])
     retries, pending = options["max_task_retries"], options["max_pending_calls"]
-    return _rebuild(ref, options["class"], methods, retries, pending)
+    replayed = options["checkpoint_every"] is not None
+    return _rebuild(ref, options["class"], methods, retries, pending, replayed)

@@ -125,6 +125,10 @@ def wait(
     home = runtime()
     home.check_known(refs)
     ready = home.ready_among(refs, num_returns, timeout, fetch_local)
+    if home.event is not None:
+        # Which came first may differ in a replay, and what follows with it.
+        told = home.event(lambda: [refs.index(one) for one in ready])
+        ready = home.ready_among([refs[at] for at in told], len(told), None, fetch_local)
     if len(ready) == 1:
         at = refs.index(ready[0])
         return ready, refs[:at] + refs[at + 1 :]

@@ -52,5 +52,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     stop_timeout_seconds: float = 2.0
     # Above this size a pickled function is refused: it nearly always captured data by accident.
     function_bytes_max: int = 100 << 20
+    # How long an actor restored from a checkpoint waits for those that may know of calls applied
+    # since, and for each such call: a process stopped for longer counts as dead.
+    replay_patience_seconds: float = 30.0
     # Deaths of the same task after which it is a poison task (with max_retries=-1).
     task_deaths_max: int = 16

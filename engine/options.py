@@ -70,6 +70,12 @@ def _strategy(value: Any) -> str:
     return "'DEFAULT', 'SPREAD' or a PlacementGroupSchedulingStrategy"
 
 
+def _period(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        return "a number of calls (int) or of seconds (float), above 0"
+    return ""
+
+
 def _returns(value: Any) -> str:
     if value == "streaming":
         return ""
@@ -98,6 +104,9 @@ _TABLE: dict[str, tuple[set[str], Callable[[Any], str]]] = {
     "max_restarts": ({ACTOR}, _number(0, integer=True, minus_one=True)),
     "max_task_retries": ({ACTOR, METHOD}, _number(0, integer=True, minus_one=True)),
     "max_pending_calls": ({ACTOR}, _number(1, integer=True, minus_one=True)),
+    "checkpoint_every": ({ACTOR}, _period),
+    "replayable": ({ACTOR}, _flag),
+    "read_only": ({METHOD}, _flag),
     "max_concurrency": ({ACTOR}, _number(1, integer=True)),
 }
 
@@ -122,6 +131,8 @@ def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
             kind_of_error = ValueError if isinstance(value, int | float | str) else TypeError
             raise kind_of_error(f"option {name}={value!r}: expected {wanted}")
         checked[name] = value
+    if checked.get("replayable") and "checkpoint_every" not in checked:
+        raise ValueError("option replayable=True needs checkpoint_every: what is to be replayed?")
     if checked.get("get_if_exists") and "name" not in checked:
         raise ValueError("option get_if_exists=True needs a name: which actor is to be found?")
     return checked

@@ -4,6 +4,10 @@ A handle's calls are numbered and sent in order over one connection. While the a
 (or restarted) they queue here; a call whose arguments are pending holds back those behind it, since
 order is part of the contract. The head tells every caller when the actor moves or dies.
 
+An actor with checkpoints is *replayed* when its process dies: its callers keep their calls until a
+checkpoint covers them (`Retained`), send them again to its next process, and tell that process what
+they know of the order in which they were applied (`core.order`, `core.ledger`).
+
 Pure: effects leave through `send` and `fail`/`finish` of the owner.
 """
 
@@ -16,6 +20,9 @@ from typing import Any
 from engine.core.control import ActorChanged, LookupActor
 from engine.core.dispatch import Task
 from engine.core.ids import short
+from engine.core.messages import Covered, Order, ReplayAsk, ReplayOffer
+from engine.core.order import OrderLog
+from engine.core.retention import UNNUMBERED, Retained
 from engine.core.values import Value, decode_failure, encode_failure
 
 __all__ = ["ActorClient", "Callers"]
@@ -32,11 +39,13 @@ class ActorClient:
         "name",
         "process",
         "queue",
+        "retained",
         "seq",
         "state",
     )
 
-    def __init__(self, actor_id: bytes, name: str) -> None:
+    def __init__(self, actor_id: bytes, name: str, replayed: bool = False) -> None:
+        self.retained: Retained | None = Retained() if replayed else None
         self.id = actor_id
         self.name = name
         self.state = "pending"
@@ -53,20 +62,36 @@ class Callers:
 
     def __init__(
         self,
+        me: bytes,
         node: bytes,
         send: Callable[[bytes, Any], None],
         fail: Callable[[Task, Value], None],
+        prepare: Callable[[Task], None],
     ) -> None:
+        self._me = me
         self._node = node
         self._send = send
         self._fail = fail
+        self._prepare = prepare
         self.actors: dict[bytes, ActorClient] = {}
+        # What this process knows of the order in which replayed actors have applied calls.
+        self.logs: dict[bytes, OrderLog] = {}
+        # Set when this process runs an actor that is replayed itself.
+        self.identity = b""
+        self.acked: dict[bytes, int] = {}  # by actor: answers that our own checkpoint covers
+        self.numbers: dict[bytes, int] = {}  # by actor: next number, from our own checkpoint
+        self.before_effect: Callable[[bytes], None] | None = None
+        self.on_death: Callable[[bytes], None] | None = None
+        self.on_move: Callable[[ActorChanged], None] | None = None
 
-    def client(self, actor_id: bytes, name: str, lookup: bool) -> ActorClient:
+    def client(
+        self, actor_id: bytes, name: str, lookup: bool, replayed: bool = False
+    ) -> ActorClient:
         """The record of an actor; `lookup` asks the head for it at first sight."""
         client = self.actors.get(actor_id)
         if client is None:
-            client = self.actors[actor_id] = ActorClient(actor_id, name)
+            client = self.actors[actor_id] = ActorClient(actor_id, name, replayed)
+            self._count_from(client, self.numbers.pop(actor_id, 0))
             if lookup:
                 self._send(self._node, LookupActor(actor_id))
         return client
@@ -87,13 +112,32 @@ class Callers:
             self._push(client, queue.popleft())
 
     def _push(self, client: ActorClient, task: Task) -> None:
-        task.call.seq = client.seq
-        client.seq += 1
+        if client.retained is None and not self.identity:
+            task.call.seq = client.seq
+            client.seq += 1
+        else:
+            self._number(client, task)
         client.in_flight[task.id] = task
         task.worker = client.process
         for part in task.parts:
             self._send(client.process, part)
         self._send(client.process, task.call)
+
+    def _number(self, client: ActorClient, task: Task) -> None:
+        """A call's number stays the same however often it is sent."""
+        call, retained = task.call, client.retained
+        if call.seq == UNNUMBERED:
+            call.seq = client.seq
+            client.seq += 1
+            if retained is not None:
+                retained.on_sent(task)
+        if self.identity:
+            call.caller = self.identity
+            call.acked = self.acked.get(client.id, -1)
+            if self.before_effect is not None:
+                self.before_effect(client.process)
+        elif retained is not None:
+            call.acked = retained.answered
 
     def on_changed(self, message: ActorChanged) -> None:
         """The head reports a new state."""
@@ -103,7 +147,8 @@ class Callers:
         client.cause = message.cause
         if message.state == "alive":
             client.state, client.process = "alive", message.process
-            client.seq = 0
+            if client.retained is None and not self.identity:
+                client.seq = 0
             self.advance(client)
         elif message.state == "dead":
             client.state, client.failure = "dead", message.failure
@@ -111,13 +156,23 @@ class Callers:
             client.in_flight.clear()
             client.queue.clear()
             for task in tasks:
-                self._fail(task, self._death(client, task))
+                if not task.answered:
+                    self._fail(task, self._death(client, task))
+            self.logs.pop(message.id, None)
+            if client.retained is not None:
+                client.retained.calls.clear()
+                client.retained.tasks.clear()
             del self.actors[message.id]  # handles still have the record; others ask the head
         elif message.state == "restarting":
             self._restarting(client)
+        if self.on_move is not None:
+            self.on_move(message)
 
     def _restarting(self, client: ActorClient) -> None:
         client.state = "restarting"
+        if client.retained is not None:
+            self._resend(client, client.retained)
+            return
         again = []
         for task in client.in_flight.values():
             if task.retries != 0:
@@ -132,21 +187,115 @@ class Callers:
         client.in_flight.clear()
         client.queue.extendleft(reversed(again))
 
+    def _resend(self, client: ActorClient, retained: Retained) -> None:
+        """Everything since the last checkpoint is sent again, in order."""
+        pending = [*client.in_flight.values(), *client.queue]
+        client.in_flight.clear()
+        client.queue.clear()
+        for task in retained.again(client.name):
+            task.actor = client
+            self._prepare(task)
+            client.queue.append(task)
+        client.queue.extend(task for task in pending if not task.answered)
+
     def on_process_died(self, process: bytes) -> None:
         """The worker is gone. What follows (restart or death) is for the head to say."""
         for client in self.actors.values():
             if client.process == process and client.state == "alive":
                 client.state = "lost"
+        if self.on_death is not None:
+            self.on_death(process)
 
     def killed(self, client: ActorClient) -> None:
         """This process has asked for the actor's end: later calls wait for what the head says."""
         if client.state == "alive":
             client.state = "lost"
 
-    def on_done(self, actor_id: bytes, task_id: bytes) -> Task | None:
-        """A reply has come; the task it answers."""
+    def on_done(self, actor_id: bytes, task_id: bytes, applied: bool = True) -> Task | None:
+        """A reply has come; the task it answers, unless that was answered before.
+
+        `applied` is False for a call that was cancelled before it ran.
+        """
         client = self.actors.get(actor_id)
-        return client.in_flight.pop(task_id, None) if client is not None else None
+        task = client.in_flight.pop(task_id, None) if client is not None else None
+        if task is None or client is None or client.retained is None:
+            return task
+        if task.answered:
+            return None
+        if task.call.seq >= 0:
+            if applied:
+                task.answered = True
+                client.retained.answered = task.call.seq
+            else:
+                me = self.identity or self._me
+                client.retained.on_not_applied(task, self._log(actor_id), me)
+        return task
+
+    # ------------------------------------------------------------------ replay
+
+    @staticmethod
+    def _count_from(client: ActorClient, number: int) -> None:
+        client.seq = number
+        if client.retained is not None:
+            client.retained.answered = client.retained.logged = number - 1
+
+    def restore(self, numbers: dict[bytes, int], logs: dict[bytes, Any]) -> None:
+        """Our calls go on with these numbers: what came before is in our checkpoint."""
+        self.acked = {actor: number - 1 for actor, number in numbers.items()}
+        self.numbers = dict(numbers)
+        for client in self.actors.values():
+            self._count_from(client, self.numbers.pop(client.id, 0))
+        for actor, known in logs.items():
+            self._log(actor).extend(*known)
+
+    def restore_call(self, client: ActorClient, task: Task, seq: int) -> None:
+        """A call of ours from before our checkpoint, which the actor called may want again."""
+        task.actor = client
+        task.answered = True
+        task.call.seq = seq
+        task.call.caller = self.identity
+        assert client.retained is not None
+        client.retained.on_sent(task)
+        client.queue.append(task)  # it may be on the point of asking
+
+    def numbering(self) -> dict[bytes, int]:
+        """The next number of our calls to each actor, for our own checkpoint."""
+        return self.numbers | {one: client.seq for one, client in self.actors.items()}
+
+    def known_orders(self) -> dict[bytes, Any]:
+        """What we know of other actors' orders, for our own checkpoint."""
+        return {actor: self._log(actor).known() for actor in self.logs}
+
+    def _log(self, actor: bytes) -> OrderLog:
+        log = self.logs.get(actor)
+        if log is None:
+            log = self.logs[actor] = OrderLog()
+        client = self.actors.get(actor)
+        if client is not None and client.retained is not None:
+            client.retained.log_own(log, self.identity or self._me)
+        return log
+
+    def on_order(self, message: Order) -> None:
+        """An actor tells of its order, before we see what came of it."""
+        log = self._log(message.actor)
+        log.extend(message.first, message.runs, message.event, message.events)
+        client = self.actors.get(message.actor)
+        if client is not None and client.retained is not None:
+            client.retained.on_runs(self.identity or self._me, message.runs)
+
+    def on_covered(self, message: Covered) -> None:
+        """A checkpoint of an actor covers some of our calls."""
+        self._log(message.actor).trim(message.order, message.event)
+        client = self.actors.get(message.actor)
+        if client is not None and client.retained is not None:
+            client.retained.on_covered(message.seq)
+
+    def on_replay_ask(self, peer: bytes, message: ReplayAsk) -> None:
+        """An actor that was restored wants to know what we know."""
+        self.on_covered(message.covered)
+        actor = message.covered.actor
+        known = Order(actor, *self._log(actor).known())
+        self._send(peer, ReplayOffer(known, self.identity))
 
     def _death(self, client: ActorClient, task: Task) -> Value:
         failure = client.failure

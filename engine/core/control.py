@@ -17,6 +17,8 @@ __all__ = [
     "Blocked",
     "Census",
     "CensusReply",
+    "Checkpoint",
+    "CheckpointKept",
     "Connect",
     "CreateActor",
     "Fork",
@@ -39,6 +41,7 @@ __all__ = [
     "ReleaseSegments",
     "Reply",
     "Request",
+    "Restore",
     "Retire",
     "SegmentDropped",
     "SegmentsReturned",
@@ -152,6 +155,37 @@ class ActorChanged(msgspec.Struct, array_like=True, gc=False, tag=51):
     process: bytes = b""
     cause: str = ""
     failure: Value | None = None
+
+
+class Checkpoint(msgspec.Struct, array_like=True, gc=False, tag=144):
+    """From an actor: its checkpoint `number` lies in the memory whose descriptor comes with this.
+
+    `check` is the CRC-32 of its `size` bytes. Answered by CheckpointKept once the node has it.
+    """
+
+    actor: bytes
+    number: int
+    size: int
+    check: int
+
+
+class CheckpointKept(msgspec.Struct, array_like=True, gc=False, tag=145):
+    """The node holds the checkpoint: it outlives the actor's process."""
+
+    actor: bytes
+    number: int
+
+
+class Restore(msgspec.Struct, array_like=True, gc=False, tag=146):
+    """To a worker, before CreateActor: the actor's last checkpoint, whose descriptor comes along.
+
+    `witnesses` are the processes that may have seen effects of it since, `actors` those among them
+    that are replayed themselves, wherever they run by now.
+    """
+
+    checkpoint: Checkpoint
+    witnesses: list[bytes]
+    actors: list[bytes]
 
 
 class LookupActor(msgspec.Struct, array_like=True, gc=False, tag=52):

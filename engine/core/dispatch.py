@@ -34,6 +34,8 @@ class Task:
 
     __slots__ = (
         "actor",
+        "actor_ref",
+        "answered",
         "attempts",
         "call",
         "deps",
@@ -61,6 +63,8 @@ class Task:
         self.retry_exceptions: Any = None
         self.shape = shape
         self.actor: Any = None
+        self.actor_ref: Any = None  # a pending call keeps its actor alive
+        self.answered = False  # kept although answered: its actor may have to be replayed
         self.attempts = 0
         self.deps: list[bytes] | None = None
         self.missing = 0
@@ -68,6 +72,10 @@ class Task:
         self.keep: Any = None
         self.nbytes = 0
         self.worker = b""
+
+    def release(self) -> None:
+        """Let go of what the call kept alive."""
+        self.keep = self.deps = self.actor_ref = None
 
 
 class Lease:

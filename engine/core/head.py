@@ -8,10 +8,17 @@ has asked about an actor. It is not on the path of a call. Pure: effects leave t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from engine.core.control import ActorChanged, CreateActor, KillActor
+from engine.core.control import (
+    ActorChanged,
+    Checkpoint,
+    CheckpointKept,
+    CreateActor,
+    KillActor,
+    Restore,
+)
 from engine.core.ids import owner_of, short
 from engine.core.values import ERROR_NONE, Value, encode_failure
 
@@ -40,12 +47,18 @@ class HeadEdge(Protocol):
     def kill(self, process: bytes, cause: str) -> None:
         """Kill a worker process at once."""
 
+    def restore(self, process: bytes, message: Restore) -> None:
+        """Send a worker the checkpoint of the actor that it is about to make."""
+
+    def drop_checkpoint(self, actor: bytes) -> None:
+        """Give up the memory of an actor's checkpoint."""
+
 
 class ActorRecord:
     """One actor: how to make it, where it is, who asked for it."""
 
-    __slots__ = ("cause", "create", "failure", "name", "pid", "process", "restarts_left", "state",
-                 "watchers", "why_killed")
+    __slots__ = ("cause", "checkpoint", "create", "failure", "name", "pid", "process",
+                 "restarts_left", "state", "watchers", "why_killed", "witnesses")
 
     def __init__(self, create: CreateActor) -> None:
         self.create = create
@@ -58,6 +71,9 @@ class ActorRecord:
         self.failure: Value | None = None
         self.cause = ""
         self.why_killed = ""
+        self.checkpoint: Checkpoint | None = None
+        # Processes that may have seen effects of it since that checkpoint.
+        self.witnesses: dict[bytes, None] = {}
 
     @property
     def title(self) -> str:
@@ -73,6 +89,7 @@ class HeadMachine:
         self.actors: dict[bytes, ActorRecord] = {}
         self.names: dict[tuple[str, str], bytes] = {}
         self._by_process: dict[bytes, bytes] = {}
+        self._hosts: dict[bytes, bytes] = {}  # the same of replayed actors, dead processes too
         self._dead: deque[bytes] = deque()
         self._tombs: dict[bytes, None] = {}
         self._dead_processes: dict[bytes, str] = {}
@@ -114,7 +131,36 @@ class HeadMachine:
             return False
         record.state, record.process, record.pid = "starting", process, pid
         self._by_process[process] = actor
+        if record.checkpoint is not None:
+            self._edge.restore(process, self._restoring(record, record.checkpoint))
+        if record.create.options.get("checkpoint_every") is not None:
+            self._hosts[process] = actor
+            if len(self._hosts) > _TOMBS_KEPT:
+                del self._hosts[next(iter(self._hosts))]
         self._edge.send(process, record.create)
+        return True
+
+    def _restoring(self, record: ActorRecord, checkpoint: Checkpoint) -> Restore:
+        witnesses, actors = [], []
+        for process in sorted(record.witnesses.keys() | record.watchers):
+            host = self.actors.get(self._hosts.get(process, b""))
+            if host is None or host is record:
+                if process not in self._dead_processes:
+                    witnesses.append(process)
+            elif host.state != "dead" and host.create.id not in actors:
+                actors.append(host.create.id)
+        return Restore(checkpoint, witnesses, actors)
+
+    def on_checkpoint(self, process: bytes, message: Checkpoint) -> bool:
+        """An actor has written a checkpoint; whether it is to be kept.
+
+        Not when it comes from a process that is not the actor's any more.
+        """
+        record = self.actors.get(message.actor)
+        if record is None or record.process != process or record.state == "dead":
+            return False
+        record.checkpoint = message
+        self._edge.send(process, CheckpointKept(message.actor, message.number))
         return True
 
     def on_reported(self, process: bytes, message: ActorChanged) -> None:
@@ -130,10 +176,16 @@ class HeadMachine:
             record.cause = message.cause or "its constructor raised"
             self._die(record)
 
-    def on_process_died(self, process: bytes, pid: int, cause: str) -> None:
-        """A process is gone: the actor in it dies or is restarted; actors it created die."""
+    def on_process_died(
+        self, process: bytes, pid: int, cause: str, peers: Iterable[bytes] = ()
+    ) -> None:
+        """A process is gone: the actor in it dies or is restarted; actors it created die.
+
+        `peers` are the processes that had a line to it.
+        """
         actor = self._by_process.pop(process, None)
         if actor is not None:
+            self.actors[actor].witnesses.update(dict.fromkeys(peers))
             self._actor_process_died(self.actors[actor], pid, cause)
         self._dead_processes[process] = f"its creator (pid {pid}) {cause}"
         if len(self._dead_processes) > _TOMBS_KEPT:
@@ -143,6 +195,8 @@ class HeadMachine:
                 self._tell_dead(watcher, early, self._dead_processes[process])
         for record in list(self.actors.values()):
             record.watchers.discard(process)
+            if process not in self._hosts:  # else its actor goes on elsewhere
+                record.witnesses.pop(process, None)
             detached = record.create.options.get("lifetime") == "detached"
             if owner_of(record.create.id) == process and not detached:
                 self.kill(record.create.id, True, f"its creator (pid {pid}) {cause}")
@@ -179,6 +233,9 @@ class HeadMachine:
         record.state = "dead"
         record.create.blob = record.create.args = b""
         record.create.buffers = record.create.deps = record.create.large = None
+        if record.checkpoint is not None:
+            record.checkpoint = None
+            self._edge.drop_checkpoint(record.create.id)
         if record.name is not None and self.names.get(record.name) == record.create.id:
             del self.names[record.name]
         self._tell(record)

@@ -15,6 +15,8 @@ from engine.core.control import (
     Blocked,
     Census,
     CensusReply,
+    Checkpoint,
+    CheckpointKept,
     Connect,
     CreateActor,
     Fork,
@@ -37,6 +39,7 @@ from engine.core.control import (
     ReleaseSegments,
     Reply,
     Request,
+    Restore,
     Retire,
     SegmentDropped,
     SegmentsReturned,
@@ -55,6 +58,7 @@ __all__ = [
     "CancelRequest",
     "ChannelFrame",
     "Consumed",
+    "Covered",
     "Define",
     "Dependencies",
     "Done",
@@ -62,9 +66,14 @@ __all__ = [
     "DropBorrower",
     "Fetch",
     "FreeBlock",
+    "Holding",
     "Item",
+    "Keep",
     "Message",
+    "Order",
     "Recall",
+    "ReplayAsk",
+    "ReplayOffer",
     "Returned",
     "Settled",
 ]
@@ -99,7 +108,12 @@ class Call(msgspec.Struct, array_like=True, gc=False, tag=2):
 
 
 class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
-    """Run a method; `seq` numbers the calls of one caller to one actor from 0."""
+    """Run a method; `seq` numbers the calls of one caller to one actor from 0.
+
+    To an actor with checkpoints a call that only reads has `seq` -1. `acked`: the caller has the
+    answers up to this number. `caller` is set when the caller is itself an actor that is replayed:
+    then its calls keep their numbers across its deaths.
+    """
 
     id: bytes
     actor: bytes
@@ -111,6 +125,65 @@ class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
     deps: list[ObjectValue] | None = None
     large: ObjectValue | None = None
     window: int = 0
+    acked: int = -1
+    caller: bytes = b""
+
+
+class Order(msgspec.Struct, array_like=True, gc=False, tag=140):
+    """From an actor, before an effect of it: the part of its order that the receiver lacks.
+
+    `runs` (caller, number, count) begin with order number `first`; `events` after `event` others.
+    """
+
+    actor: bytes
+    first: int
+    runs: list[tuple[bytes, int, int]]
+    event: int
+    events: list[tuple[int, bytes]]
+
+
+class Covered(msgspec.Struct, array_like=True, gc=False, tag=141):
+    """From an actor: a checkpoint has the calls up to `order` and the first `event` events.
+
+    `seq` is the number of the receiver's last call among them, -1 for none.
+    """
+
+    actor: bytes
+    order: int
+    event: int
+    seq: int
+
+
+class ReplayAsk(msgspec.Struct, array_like=True, gc=False, tag=142):
+    """From an actor restored from the checkpoint that `Covered` describes: what do you know?"""
+
+    covered: Covered
+
+
+class ReplayOffer(msgspec.Struct, array_like=True, gc=False, tag=143):
+    """The answer: what the sender knows of the order. `sender`: the replayed actor it runs."""
+
+    known: Order
+    sender: bytes = b""
+
+
+class Keep(msgspec.Struct, array_like=True, gc=False, tag=147):
+    """From an actor to its creator: hold these references, which its next checkpoint contains.
+
+    Answered by Holding once their owners know; those of the checkpoint before the last
+    are let go.
+    """
+
+    actor: bytes
+    number: int
+    ids: list[bytes]
+
+
+class Holding(msgspec.Struct, array_like=True, gc=False, tag=148):
+    """The answer to Keep."""
+
+    actor: bytes
+    number: int
 
 
 class Dependencies(msgspec.Struct, array_like=True, gc=False, tag=13):
@@ -288,4 +361,13 @@ Message = (
     | Preload
     | Preloaded
     | ChannelFrame
+    | Order
+    | Covered
+    | ReplayAsk
+    | ReplayOffer
+    | Keep
+    | Holding
+    | Checkpoint
+    | CheckpointKept
+    | Restore
 )

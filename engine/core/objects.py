@@ -59,7 +59,7 @@ class ObjectTable:
         self.entries: dict[bytes, Entry] = {}
         self._send = send
         self.free = free
-        self._make_refs = make_refs
+        self.make_refs = make_refs
         self.errors = 0  # values that were errors, ever: tells a waiter that it is worth a look
         self.unsettled: dict[bytes, int] = {}  # registrations not yet confirmed, by object
         self._after: list[tuple[set[bytes], bytes, Any]] = []
@@ -112,7 +112,7 @@ class ObjectTable:
         entry.task = None
         self.errors += value.error != ERROR_NONE
         if value.contains:
-            entry.keep = self._make_refs(value.contains)
+            entry.keep = self.make_refs(value.contains)
         waiters = entry.waiters
         if waiters is not None:
             entry.waiters = None

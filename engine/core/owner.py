@@ -7,6 +7,7 @@ decides leaves as messages through `send`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -27,19 +28,32 @@ from engine.core.messages import (
     BorrowAck,
     Cancel,
     CancelRequest,
+    Covered,
     Dependencies,
     Done,
     DoneMany,
     DropBorrower,
     Fetch,
     FreeBlock,
+    Holding,
     Item,
+    Keep,
+    Order,
+    ReplayAsk,
     Returned,
     Settled,
 )
 from engine.core.objects import ObjectTable
 from engine.core.streams import ItemStream, ItemStreams
-from engine.core.values import ERROR_NONE, Block, ObjectValue, Value, encode_failure
+from engine.core.values import (
+    ERROR_NONE,
+    ERROR_SYSTEM,
+    Block,
+    ObjectValue,
+    Value,
+    decode_failure,
+    encode_failure,
+)
 
 __all__ = ["Owner"]
 
@@ -72,8 +86,10 @@ class Owner:
         self._retry = retry
         self.objects = ObjectTable(me, send, self._free, make_refs)
         self.dispatch = Dispatcher(node, config, send, definition)
-        self.callers = Callers(node, send, self._fail)
+        self.callers = Callers(me, node, send, self._fail, self._prepare_again)
         self.streams = ItemStreams(ids, self.objects, send)
+        # References in the last two checkpoints of actors that this process has made.
+        self._checkpoint_refs: dict[bytes, deque[Any]] = {}
         self._dead: dict[bytes, str] = {}  # processes known to be dead, and why
         self.unfinished = 0
         self.unfinished_bytes = 0
@@ -85,7 +101,7 @@ class Owner:
             CancelRequest: lambda peer, message, now: self.cancel(message.id, message.force),
             Item: lambda peer, message, now: self.streams.on_item(peer, message),
             Returned: lambda peer, message, now: self.dispatch.on_returned(peer, message.ids),
-            ActorChanged: lambda peer, message, now: self.callers.on_changed(message),
+            ActorChanged: self._on_changed,
             AddBorrower: lambda peer, message, now: self.objects.on_add_borrower(peer, message),
             BorrowAck: lambda peer, message, now: self.objects.on_borrow_ack(message),
             DropBorrower: lambda peer, message, now: self.objects.on_drop_borrower(peer, message),
@@ -93,6 +109,10 @@ class Owner:
             ObjectValue: lambda peer, message, now: self.objects.resolve(message.id, message.value),
             FreeBlock: lambda peer, message, now: self._free_here(message.block),
             WorkerDied: self._on_worker_died,
+            Order: lambda peer, message, now: self.callers.on_order(message),
+            Covered: lambda peer, message, now: self.callers.on_covered(message),
+            Keep: self._on_keep,
+            ReplayAsk: lambda peer, message, now: self.callers.on_replay_ask(peer, message),
         }
 
     def handle(self, peer: bytes, message: Any, now: float) -> bool:
@@ -232,6 +252,11 @@ class Owner:
     def _start(self, task: Task) -> None:
         self.dispatch.enqueue(task)
 
+    def _prepare_again(self, task: Task) -> None:
+        """A call of long ago is to be sent again: its arguments may lie elsewhere by now."""
+        if task.deps is not None:
+            self._wait_for_deps(task, lambda _task: self.callers.advance(task.actor))
+
     # ------------------------------------------------------------------ results
 
     def _on_done(self, worker: bytes, message: Done, now: float) -> None:
@@ -241,12 +266,15 @@ class Owner:
             self.objects.resolve(task.id, Value(message.data))
 
     def _on_done_many(self, worker: bytes, message: DoneMany, now: float) -> None:
-        task = self._finished(worker, message.id, message.us, now)
         values = message.values
+        applied = not (values and _is_cancelled(values[0]))
+        task = self._finished(worker, message.id, message.us, now, applied)
         if task is None:
             for value in values:
                 if value.block is not None:
                     self._free(value.block)
+            if any(value.contains for value in values):
+                self._send(worker, Settled(message.id))
             return
         if values and values[0].error != ERROR_NONE and self._retry(task, values[0]):
             self._run_again(task)
@@ -264,17 +292,17 @@ class Owner:
             if not self.objects.after_settled(contained, worker, settled):
                 self._send(worker, settled)
 
-    def _finished(self, worker: bytes, task_id: bytes, us: int, now: float) -> Task | None:
+    def _finished(
+        self, worker: bytes, task_id: bytes, us: int, now: float, applied: bool = True
+    ) -> Task | None:
         entry = self.objects.entries.get(task_id)
         if entry is not None and entry.task is not None and entry.task.actor is not None:
-            return self.callers.on_done(entry.task.actor.id, task_id)
+            return self.callers.on_done(entry.task.actor.id, task_id, applied)
         task = self.dispatch.on_done(worker, task_id, us, now)
         if task is None:  # a call whose references are all gone already
             for client in self.callers.actors.values():
-                if client.process == worker:
-                    task = client.in_flight.pop(task_id, None)
-                    if task is not None:
-                        return task
+                if client.process == worker and task_id in client.in_flight:
+                    return self.callers.on_done(client.id, task_id, applied)
         return task
 
     def _run_again(self, task: Task) -> None:
@@ -286,12 +314,16 @@ class Owner:
             self.dispatch.enqueue(task)
 
     def _close(self, task: Task) -> None:
-        task.keep = None
-        task.deps = None
+        if task.answered:
+            task.actor_ref = None
+        else:
+            task.release()
         self.unfinished -= 1
         self.unfinished_bytes -= task.nbytes
 
     def _fail(self, task: Task, value: Value) -> None:
+        if task.answered:
+            return  # it was to be sent again for a replay, and cannot: the replay counts it
         self._close(task)
         if type(task.call) is CreateActor:
             cause = "an argument of its constructor is an error"
@@ -299,6 +331,19 @@ class Owner:
             self.callers.on_changed(ActorChanged(task.id, "dead", cause=cause, failure=value))
         for object_id in task.returns:
             self.objects.resolve(object_id, value)
+
+    def _on_keep(self, actor: bytes, message: Keep, now: float) -> None:
+        """The next checkpoint of an actor of ours contains these references."""
+        kept = self._checkpoint_refs.setdefault(message.actor, deque(maxlen=2))
+        kept.append(self.objects.make_refs(message.ids))
+        holding = Holding(message.actor, message.number)
+        if not self.objects.after_settled(message.ids, actor, holding):
+            self._send(actor, holding)
+
+    def _on_changed(self, peer: bytes, message: ActorChanged, now: float) -> None:
+        if message.state == "dead":
+            self._checkpoint_refs.pop(message.id, None)
+        self.callers.on_changed(message)
 
     # ------------------------------------------------------------------ deaths
 
@@ -380,3 +425,7 @@ class Owner:
         if not task.worker:
             return f"{task.name} waits for a worker with {task.shape.resources}"
         return f"{task.name} is on its way to, or runs in, process {short(task.worker)}"
+
+
+def _is_cancelled(value: Value) -> bool:
+    return value.error == ERROR_SYSTEM and decode_failure(value).kind == "TaskCancelledError"

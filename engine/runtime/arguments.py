@@ -16,7 +16,7 @@ from engine.runtime.client import Runtime
 from engine.store import codec
 from engine.store.refs import ObjectRef, adopt
 
-__all__ = ["attach_arguments", "read_arguments"]
+__all__ = ["attach_arguments", "given_arguments", "read_arguments"]
 
 _PLAIN = (int, float, str, bytes, bool, type(None))
 
@@ -98,3 +98,25 @@ def read_arguments(
         else:
             kwargs[slot] = value
     return args, kwargs
+
+
+def given_arguments(
+    runtime: Runtime, call: ActorCall, deps: list[bytes] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call of ours as they were given, references (`deps`) in their places."""
+    if call.large is not None:
+        payload = runtime.values.materialise(call.large.value, adopt(call.large.id))
+    elif call.args:
+        payload = codec.decode(call.args, call.buffers)
+    else:
+        return (), {}
+    if not deps:
+        return payload  # type: ignore[no-any-return]
+    args, kwargs, slots = payload
+    places = list(args)
+    for slot, object_id in zip(slots, deps, strict=True):
+        if isinstance(slot, int):
+            places[slot] = adopt(object_id)
+        else:
+            kwargs[slot] = adopt(object_id)
+    return tuple(places), kwargs

@@ -25,6 +25,7 @@ from engine.core.control import (
     Peer,
     ReleaseSegments,
     Reply,
+    Restore,
     SegmentDropped,
     SegmentsReturned,
 )
@@ -106,6 +107,9 @@ class Runtime:
         self.ready_among = waiting.ready_among
         self.wait = waiting.wait
         self._wait_for = waiting.wait_for
+        self.restoring: tuple[Restore, int] | None = None  # checkpoint of an actor to be made
+        # Notes what may differ in a replay, or repeats it; set in an actor that is `replayable`.
+        self.event: Callable[[Callable[[], Any]], Any] | None = None
         self.node_alive = True
         self.unclaimed: Callable[[bytes, Any], None] | None = None  # what is not for an owner
         self.on_peer_gone: Callable[[bytes], None] | None = None
@@ -191,6 +195,8 @@ class Runtime:
             self.drain()
             given_up = SegmentsReturned(self.values.give_up_segments())
             self.reactor.send(connection, given_up, True)
+        elif kind is Restore:
+            self.restoring = message, connection.take_descriptor()
         elif kind is Gather:
             records = self.records.get(message.what, list)()
             self.reactor.send(connection, Gathered(message.number, records), False)

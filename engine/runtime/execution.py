@@ -20,7 +20,9 @@ from engine.runtime.arguments import read_arguments
 from engine.store import codec
 
 if TYPE_CHECKING:
+    from engine.core.control import CreateActor, Restore
     from engine.runtime.client import Runtime
+    from engine.runtime.replay import Replay
 
 __all__ = ["ActorExit", "Deferred", "Execution"]
 
@@ -65,6 +67,7 @@ class Execution:
         self.blobs: dict[bytes, bytes] = {}
         self._functions: dict[bytes, Any] = {}
         self.actor: Any = None
+        self.replay: Replay | None = None  # for calls that are applied exactly once
         self.actor_id = b""
         self.actor_class = ""
         self._methods: dict[str, Any] = {}
@@ -302,6 +305,8 @@ class Execution:
     def send(self, peer: bytes, message: Any) -> None:
         """Queue a reply. It waits for references of third parties that this call has kept."""
         runtime = self.runtime
+        if self.replay is not None:
+            peer = self.replay.on_reply(peer, message)
         with runtime.lock:
             if runtime.released:
                 runtime.drain()
@@ -335,6 +340,15 @@ class Execution:
         self.actor_id = create.id
         self.actor_class = cls.__name__
         self.actor = cls(*args, **kwargs)
+
+    def restore(self, create: CreateActor, message: Restore, fd: int) -> None:
+        """Make the actor from its last checkpoint; its constructor does not run."""
+        self.blobs[create.key] = create.blob
+        cls = self.definition(create.key)
+        self.actor_id = create.id
+        self.actor_class = cls.__name__
+        assert self.replay is not None
+        self.actor = self.replay.restore(cls, message, fd)
 
     def is_async(self) -> bool:
         """Whether the actor has coroutine methods."""

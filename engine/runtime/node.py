@@ -26,6 +26,7 @@ from engine.core.control import (
     Attach,
     Blocked,
     CensusReply,
+    Checkpoint,
     Connect,
     CreateActor,
     Fork,
@@ -43,6 +44,7 @@ from engine.core.control import (
     Preloaded,
     Reply,
     Request,
+    Restore,
     SegmentDropped,
     SegmentsReturned,
     Stop,
@@ -58,7 +60,7 @@ from engine.runtime import zygote
 from engine.runtime.notebook import Notebook
 from engine.runtime.process import become_subreaper, exit_cause, socket_from
 from engine.runtime.reactor import Reactor
-from engine.runtime.segments import SegmentFiles
+from engine.runtime.segments import CheckpointFiles, SegmentFiles
 from engine.runtime.services import Services
 from engine.wire.connection import Connection
 
@@ -98,6 +100,7 @@ class Node:
         self.head = HeadMachine(self)
         self.store = StoreMachine(start["object_store_memory"], self)
         self._files = SegmentFiles()
+        self._checkpoints = CheckpointFiles()
         self.gatherings = Gatherings(self.send)
         self.services = Services(self)
         self._processes: dict[bytes, _Process] = {}
@@ -122,6 +125,7 @@ class Node:
             ),
             Connect: lambda peer, message: self.connect(peer, message.process),
             CreateActor: self.head.on_create,
+            Checkpoint: self._on_checkpoint,
             ActorChanged: self.head.on_reported,
             LookupActor: lambda peer, message: self.head.on_lookup(peer, message.id),
             KillActor: self._on_kill_actor,
@@ -289,7 +293,7 @@ class Node:
         for peer in record.peers:
             self.send(peer, died)
         self.send(self._driver, died)
-        self.head.on_process_died(process, record.pid, record.expected or cause)
+        self.head.on_process_died(process, record.pid, record.expected or cause, record.peers)
         self.store.on_died(process)
         self.gatherings.on_died(process)
         for orphan in self.machine.workers.values():
@@ -420,6 +424,24 @@ class Node:
     def group_placed(self, group: bytes) -> None:
         """The node machine reserved a placement group."""
         self.services.group_placed(group)
+
+    def _on_checkpoint(self, peer: bytes, message: Checkpoint) -> None:
+        connection = self._processes[peer].connection
+        assert connection is not None
+        fd = connection.take_descriptor()
+        if self.head.on_checkpoint(peer, message):
+            self._checkpoints.keep(message.actor, fd)
+        else:
+            os.close(fd)
+
+    def restore(self, process: bytes, message: Restore) -> None:
+        """Send a worker the checkpoint of the actor that it is about to make."""
+        fd = self._checkpoints.duplicate(message.checkpoint.actor)
+        self.send_fd(process, message, fd)
+
+    def drop_checkpoint(self, actor: bytes) -> None:
+        """Give up the memory of an actor's checkpoint."""
+        self._checkpoints.drop(actor)
 
     def _on_kill_actor(self, peer: bytes, message: KillActor) -> None:
         if message.graceful:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["SegmentFiles"]
+__all__ = ["CheckpointFiles", "SegmentFiles"]
 
 
 class SegmentFiles:
@@ -29,3 +29,25 @@ class SegmentFiles:
     def drop(self, segment: int) -> None:
         """Close the node's descriptor; the memory goes when nobody maps it any more."""
         os.close(self._fds.pop(segment))
+
+
+class CheckpointFiles:
+    """Descriptors of the actors' last checkpoints, by actor."""
+
+    def __init__(self) -> None:
+        self._fds: dict[bytes, int] = {}
+
+    def keep(self, actor: bytes, fd: int) -> None:
+        """Hold this one from now on, instead of the one before."""
+        self.drop(actor)
+        self._fds[actor] = fd
+
+    def duplicate(self, actor: bytes) -> int:
+        """A descriptor to send away."""
+        return os.dup(self._fds[actor])
+
+    def drop(self, actor: bytes) -> None:
+        """Let go of an actor's checkpoint, if there is one."""
+        fd = self._fds.pop(actor, None)
+        if fd is not None:
+            os.close(fd)

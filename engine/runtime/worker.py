@@ -22,6 +22,7 @@ import msgspec
 from engine.config import Config
 from engine.core.control import (
     ActorChanged,
+    CheckpointKept,
     CreateActor,
     Hello,
     Kept,
@@ -38,7 +39,9 @@ from engine.core.messages import (
     Consumed,
     Define,
     Dependencies,
+    Holding,
     Recall,
+    ReplayOffer,
     Returned,
     Settled,
 )
@@ -47,10 +50,13 @@ from engine.runtime.client import Runtime
 from engine.runtime.concurrency import AsyncCalls, ThreadedCalls
 from engine.runtime.execution import Execution
 from engine.runtime.notebook import Notebook
+from engine.runtime.replay import Replay
 from engine.wire.connection import Connection, ConnectionClosed
 
 __all__ = ["Worker", "current_worker", "main"]
 
+# Messages that wait for their turn between calls.
+_QUEUED = {KillActor, Retire, ReplayOffer}
 # Replies wait for company at most this long while more calls are queued.
 _REPLY_SECONDS = 200e-6
 _worker: Worker | None = None
@@ -71,6 +77,7 @@ class Worker:
         self.execution = Execution(runtime)
         self.stopping: str | None = None
         self.channel: Any = None  # a topology's member, when this worker runs one
+        self.replay: Replay | None = None
         self._concurrent: AsyncCalls | ThreadedCalls | None = None
         self._running: tuple[bytes, Any] | None = None
         self._interrupt = b""  # the call that is to be interrupted
@@ -104,8 +111,12 @@ class Worker:
                 self._concurrent.on_consumed()
         elif kind is Settled:
             self.execution.on_settled(message.id)
-        elif kind is KillActor or kind is Retire:
+        elif kind in _QUEUED:
             self.queue.append((peer, message))
+        elif kind is Holding or kind is CheckpointKept:
+            if self.replay is not None:
+                self.replay.on_progress(message)
+                self.queue.append((peer, message))
         elif kind is Stop:
             self.stopping = message.reason
             if self._running is not None:
@@ -217,6 +228,9 @@ class Worker:
             concurrent = self._concurrent
             if channel is not None:
                 reactor.wait_until(self._has_work, channel.next_wake())
+            elif self.replay is not None and concurrent is None:
+                if not reactor.wait_until(self._has_work, self.replay.next_wake()):
+                    self.replay.on_time()
             elif concurrent is not None:
                 reactor.wait_until(self._has_work, concurrent.next_wake())
                 concurrent.look()
@@ -242,16 +256,30 @@ class Worker:
             self.stopping = message.cause
         elif type(message) is Retire:
             self._retire()
-        elif self._concurrent is not None:
-            self._concurrent.start(peer, message)
-        else:
-            self._running = item
-            self.notebook.start(message.id)
-            try:
-                self.execution.run(peer, message)
-            finally:
-                self.notebook.stop()
-                self._running = None
+        elif type(message) is ActorCall:
+            if self.replay is None and message.caller:  # an actor that may repeat its calls
+                self.replay = self.execution.replay = Replay(self, message.actor, None)
+            if self.replay is not None:
+                self.replay.take(peer, message)
+            else:
+                self.run_call(peer, message)
+        elif type(message) is Call:
+            self.run_call(peer, message)
+        elif self.replay is not None:
+            self.replay.on_message(peer, message)
+
+    def run_call(self, peer: bytes, call: Call | ActorCall) -> None:
+        """Run a call, or start it when several run at a time."""
+        if self._concurrent is not None:
+            self._concurrent.start(peer, call)
+            return
+        self._running = peer, call
+        self.notebook.start(call.id)
+        try:
+            self.execution.run(peer, call)
+        finally:
+            self.notebook.stop()
+            self._running = None
 
     def _retire(self) -> None:
         """End, unless objects that this process owns or borrows are still held."""
@@ -267,7 +295,7 @@ class Worker:
         execution = self.execution
         self._running = (b"", create)
         try:
-            execution.construct(create)
+            self._make(create)
         except BaseException as error:  # the user's constructor: its error is the actor's death
             title = f"{create.options.get('class', 'actor')}.__init__"
             changed = ActorChanged(
@@ -283,6 +311,20 @@ class Worker:
             self.runtime.reactor.flush()
         if isinstance(self._concurrent, AsyncCalls):
             self._concurrent.run()
+
+    def _make(self, create: CreateActor) -> None:
+        every = create.options.get("checkpoint_every")
+        if every is None:
+            self.execution.construct(create)
+            return
+        self.replay = self.execution.replay = Replay(self, create.id, every)
+        if create.options.get("replayable"):
+            self.runtime.event = self.replay.event
+        if self.runtime.restoring is None:
+            self.execution.construct(create)
+            self.replay.write()  # so the constructor never runs twice
+        else:
+            self.execution.restore(create, *self.runtime.restoring)
 
     def _choose_concurrency(self, limit: int | None) -> None:
         if self.execution.is_async():

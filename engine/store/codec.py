@@ -111,8 +111,8 @@ def _aligned(size: int) -> int:
     return (size + _ALIGN - 1) & -_ALIGN
 
 
-def encode(value: Any) -> Encoded:
-    """Pickle a value.
+def encode(value: Any, refs: list[Any] | None = None) -> Encoded:
+    """Pickle a value. `refs` collects the references in it (see `ObjectRef.__reduce__`).
 
     Raises SerializationError (a TypeError) that names the path to what cannot be pickled.
     """
@@ -121,7 +121,8 @@ def encode(value: Any) -> Encoded:
         return Encoded(_SMALL_BATCH, small, [])
     arrow = arrow_part(value)
     outer = contained_refs()
-    refs: list[Any] = []
+    if refs is None:
+        refs = []
     _local.refs = refs
     buffers: list[Any] = []
     try:

@@ -120,6 +120,10 @@ class ObjectRef(Generic[T]):
                 "tracked. Pass it as an argument, return it, or put it inside a value given to "
                 "engine.put()."
             )
+        if type(refs) is not list:  # a checkpoint, which must not contain what dies with us
+            instead: tuple[Any, ...] | None = refs.reduce(self)  # type: ignore[attr-defined]
+            if instead is not None:
+                return instead
         refs.append(self)
         _escape(self)
         return adopt, (self._id,)

@@ -14,6 +14,7 @@ from engine.util.placement_group import (
 )
 from engine.util.pool import Pool
 from engine.util.queue import Empty, Full, Queue
+from engine.util.replayed import now, random
 
 __all__ = [
     "ActorPool",
@@ -24,7 +25,9 @@ __all__ = [
     "PlacementGroupSchedulingStrategy",
     "Pool",
     "Queue",
+    "now",
     "placement_group",
+    "random",
     "register_joblib",
     "remove_placement_group",
     "state",

@@ -251,7 +251,7 @@ def test_dropping_a_borrowed_container_waits_for_its_contents_to_be_registered()
     container, inner = b"other---" + bytes(8), b"third---" + bytes(8)
     table.hold(container)
     table.on_borrow_ack(BorrowAck(container, True))
-    table._make_refs = lambda ids: [table.hold(one) for one in ids]
+    table.make_refs = lambda ids: [table.hold(one) for one in ids]
     table.resolve(container, Value(b"", None, [inner]))
     table.release(container)
     assert (b"other---", DropBorrower(container)) not in sent

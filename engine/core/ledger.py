@@ -1,0 +1,184 @@
+"""The actor's half of exactly-once: which calls it has applied, and the answers still wanted.
+
+A call is known by its caller and the number the caller gave it. A caller that lost the answer
+(the actor died before it left, or the caller itself is an actor that is being replayed) sends the
+call again and gets the answer again; it is not applied twice. An answer is kept until the caller
+says that it has it: `acked`, which rides on its later calls.
+
+A `caller` is a process, or an actor that is replayed itself: then its calls keep their numbers
+across its deaths, and it acknowledges an answer when its own checkpoint covers it.
+
+Pure: the ledger is told what happens; what it holds of replies is opaque to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.core.order import OrderLog, Run
+
+__all__ = ["APPLY", "KNOWN", "RUNNING", "Caller", "Ledger", "Untold"]
+
+# What is to be done with a call that has come.
+APPLY, RUNNING, KNOWN = "apply", "running", "known"
+# (first order number, runs, number of the first event, events)
+Untold = tuple[int, list[Run], int, list[Any]]
+
+
+class Caller:
+    """What the actor knows of one caller."""
+
+    __slots__ = ("acked", "answers", "next", "running")
+
+    def __init__(self, following: int = 0) -> None:
+        self.next = following  # number of the next call
+        self.acked = -1
+        self.answers: dict[int, Any] = {}  # by number, those not acknowledged
+        # Calls of an actor being applied, and whom to answer: (process, call id), the last asker.
+        self.running: dict[int, tuple[bytes, bytes]] = {}
+
+    def acknowledge(self, acked: int) -> None:
+        """The caller has the answers up to number `acked`."""
+        answers = self.answers
+        for seq in range(self.acked + 1, acked + 1):
+            if not answers:
+                break
+            answers.pop(seq, None)
+        self.acked = acked
+
+
+class Ledger:
+    """Calls applied by one actor.
+
+    `ordered`: the actor is replayed, so the order of its calls is logged too.
+    """
+
+    def __init__(self, ordered: bool) -> None:
+        self.ordered = ordered
+        self.callers: dict[bytes, Caller] = {}
+        self.log = OrderLog()
+        self.applied = 0  # since the last checkpoint
+        self._told: dict[bytes, list[int]] = {}  # process -> [order, events] it knows
+
+    # ------------------------------------------------------------------ calls
+
+    def arrive(self, caller: bytes, seq: int, acked: int, asker: tuple[bytes, bytes]) -> str:
+        """A call has come: APPLY it, or it is RUNNING (the answer goes to this asker), or KNOWN."""
+        known = self.callers.get(caller)
+        if known is None:
+            known = self.callers[caller] = Caller()
+        if acked > known.acked:
+            known.acknowledge(acked)
+        if seq >= known.next:
+            return APPLY
+        if seq in known.running:
+            known.running[seq] = asker
+            return RUNNING
+        return KNOWN
+
+    def begin(self, caller: bytes, seq: int) -> Caller:
+        """The call is applied now: it gets the next order number."""
+        known = self.callers[caller]
+        known.next = seq + 1
+        if self.ordered:
+            self.log.append(caller, seq)
+            self.applied += 1
+        return known
+
+    def begin_if_new(self, caller: bytes, seq: int, acked: int) -> Caller | None:
+        """`arrive` and `begin` in one, for the usual case; None when it is anything else."""
+        known = self.callers.get(caller)
+        if known is None or seq < known.next:
+            return None
+        if acked > known.acked:
+            known.acknowledge(acked)
+        known.next = seq + 1
+        self.log.append(caller, seq)
+        self.applied += 1
+        return known
+
+    def answer(self, caller: bytes, seq: int) -> Any:
+        """The answer of a known call; None when the caller has acknowledged it."""
+        return self.callers[caller].answers.get(seq)
+
+    # ------------------------------------------------------------------ what others know
+
+    def before_answer(self, process: bytes) -> Untold | None:
+        """What a process has to be told before the answer to its call, the last one applied.
+
+        It counts that call itself.
+        """
+        log, told = self.log, self._told.get(process)
+        if told is not None and told[0] == log.end - 1 and told[1] == log.event_end:
+            told[0] += 1
+            return None
+        lacks = self._untold(process, log.end - 1)
+        self._told[process] = [log.end, log.event_end]
+        return lacks
+
+    def before_effect(self, process: bytes) -> Untold | None:
+        """What a process has to be told before it sees anything else of this actor."""
+        lacks = self._untold(process, self.log.end)
+        self._told[process] = [self.log.end, self.log.event_end]
+        return lacks
+
+    def _untold(self, process: bytes, order: int) -> Untold | None:
+        log, known = self.log, self._told.get(process)
+        if known is None:  # even an empty part tells it where it stands
+            known = [log.start, log.event_start]
+        elif known[0] >= order and known[1] >= log.event_end:
+            return None
+        told, event = max(known[0], log.start), max(known[1], log.event_start)
+        runs = log.since(told)
+        if order < log.end:
+            runs = _shortened(runs, log.end - order)
+        return told + 1, runs, event, log.events_since(event)
+
+    def told(self) -> list[bytes]:
+        """The processes that know some of the log."""
+        return list(self._told)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a checkpoint has to hold of the ledger; no call may be running."""
+        return {
+            "order": self.log.end,
+            "events": self.log.event_end,
+            "callers": {
+                one: (known.next, known.acked, dict(known.answers))
+                for one, known in self.callers.items()
+            },
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Become what `snapshot` described."""
+        self.log = OrderLog(saved["order"], saved["events"])
+        self.applied = 0
+        self._told.clear()
+        self.callers = {}
+        for one, (following, acked, answers) in saved["callers"].items():
+            known = self.callers[one] = Caller(following)
+            known.acked = acked
+            known.answers = dict(answers)
+
+    def covered(self, order: int, event: int) -> None:
+        """A checkpoint with everything up to these numbers is safe."""
+        self.log.trim(order, event)
+
+    def forget(self, caller: bytes, process: bytes) -> None:
+        """A caller is gone for good."""
+        self.callers.pop(caller, None)
+        self._told.pop(process, None)
+
+
+def _shortened(runs: list[Run], count: int) -> list[Run]:
+    """The runs without the last `count` calls."""
+    runs = list(runs)
+    while count and runs:
+        caller, seq, size = runs.pop()
+        if size > count:
+            runs.append((caller, seq, size - count))
+            return runs
+        count -= size
+    return runs

@@ -1,0 +1,133 @@
+"""The replay of an actor that was restored from a checkpoint.
+
+It has asked every process that may have seen an effect of it (`witnesses`) what of the order it
+knows. Each knows a beginning of the same order (see `core.order`), so the longest answer is all of
+it. Then the calls, which their callers send again, are applied in that order, and after them the
+rest as they came. A call in the order whose caller is gone cannot be had any more: it is skipped
+and counted (`lost`); its caller died together with the actor, before the next checkpoint.
+
+Pure: calls go in, calls to be applied come out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from engine.core.order import OrderLog, Run
+
+__all__ = ["Recovery"]
+
+
+class Recovery:
+    """One replay. `log` is the actor's own, empty behind its checkpoint."""
+
+    def __init__(self, log: OrderLog, witnesses: set[bytes], until: float) -> None:
+        self._known = OrderLog(log.start, log.event_start)
+        self.waiting = set(witnesses)  # processes, and actors that are replayed themselves
+        self._until = until  # the wait for witnesses, and for each call, has an end
+        self._patience = 0.0
+        self._runs: deque[list[Any]] | None = None  # None until all witnesses have answered
+        self._calls: dict[bytes, deque[Any]] = {}
+        self._arrived: deque[tuple[bytes, Any]] = deque()
+        self._gone: set[bytes] = set()
+        self.lost = 0
+        self.replayed = 0
+
+    def events(self) -> list[tuple[int, Any]]:
+        """The events of the order, once it is known."""
+        return self._known.events
+
+    @property
+    def waits_for_witnesses(self) -> bool:
+        """Whether the order is not known yet."""
+        return self._runs is None
+
+    def on_offer(
+        self, witness: bytes, first: int, runs: list[Run], event: int, events: list[Any]
+    ) -> None:
+        """A witness tells what it knows."""
+        if (runs or events) and first <= self._known.end + 1:
+            self._known.extend(first, runs, event, events)
+        self._answered(witness)
+
+    def on_gone(self, process: bytes) -> None:
+        """A process is dead, as a witness and as a caller."""
+        self._gone.add(process)
+        self._answered(process)
+
+    def _answered(self, witness: bytes) -> None:
+        self.waiting.discard(witness)
+        if not self.waiting:
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._runs is None:
+            self._runs = deque([caller, seq, count] for caller, seq, count in self._known.runs)
+
+    def on_time(self, now: float, patience: float) -> None:
+        """Time has passed: those that do not answer are given up at last."""
+        if self._until <= now:
+            self._until = now + patience
+            if self._runs is None:
+                self.waiting.clear()
+                self._begin()
+            elif self._runs:
+                self._gone.add(self._runs[0][0])
+
+    @property
+    def until(self) -> float:
+        """When `on_time` is due."""
+        return self._until
+
+    def on_call(self, caller: bytes, seq: int, item: Any) -> None:
+        """A call has come; `seq` -1 for one that only reads."""
+        self._calls.setdefault(caller, deque()).append((seq, item))
+        self._arrived.append((caller, item))
+
+    def next(self) -> Any:
+        """The next call to apply, or None when it is not there yet."""
+        if self._runs is None:
+            return None
+        while self._runs:
+            run = self._runs[0]
+            caller, seq, count = run
+            queue = self._calls.get(caller)
+            if queue:
+                found, item = queue[0]
+                if found == seq or found < 0:
+                    queue.popleft()
+                    if found >= 0:
+                        self._advance(run)
+                        self.replayed += 1
+                    return item
+                # The caller has nothing before this: what the order wants will not come.
+                self.lost += 1
+                self._advance(run)
+            elif caller in self._gone:
+                self.lost += count
+                self._runs.popleft()
+            else:
+                return None
+        return self._rest()
+
+    def _advance(self, run: list[Any]) -> None:
+        assert self._runs is not None
+        run[1] += 1
+        run[2] -= 1
+        if not run[2]:
+            self._runs.popleft()
+
+    def _rest(self) -> Any:
+        while self._arrived:
+            caller, item = self._arrived.popleft()
+            queue = self._calls[caller]
+            if queue and queue[0][1] is item:
+                queue.popleft()
+                return item
+        return None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the order is replayed and nothing is held back."""
+        return self._runs is not None and not self._runs and not any(self._calls.values())

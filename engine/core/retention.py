@@ -1,0 +1,80 @@
+"""What a caller keeps of its calls to an actor with checkpoints, until one covers them.
+
+The message alone is kept where it is all there is; a call with references keeps its task too, which
+holds them. Messages are invisible to the garbage collector, and there are thousands of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from engine.core.dispatch import Task
+from engine.core.messages import ActorCall
+from engine.core.order import OrderLog, Run
+
+__all__ = ["READS", "UNNUMBERED", "Retained"]
+
+# `ActorCall.seq` of a call that only reads, and of one that was never sent.
+READS, UNNUMBERED = -1, -2
+
+
+class Retained:
+    """Calls of one caller to one actor."""
+
+    __slots__ = ("answered", "calls", "logged", "tasks")
+
+    def __init__(self) -> None:
+        self.calls: deque[ActorCall] = deque()  # by number, sent at least once and not covered
+        self.tasks: dict[int, Task] = {}  # of those that hold references
+        self.answered = -1  # number of the last call whose answer we have; they come in order
+        self.logged = -1  # number of our last call that the log has, or a checkpoint
+
+    def on_sent(self, task: Task) -> None:
+        """A call is sent for the first time."""
+        call = task.call
+        self.calls.append(call)
+        if task.keep is not None:
+            self.tasks[call.seq] = task
+
+    def log_own(self, log: OrderLog, me: bytes) -> None:
+        """Note our calls answered since the last time: without a word of the actor in between
+        they were applied one after another.
+        """
+        if self.answered > self.logged:
+            log.append_run(me, self.logged + 1, self.answered - self.logged)
+            self.logged = self.answered
+
+    def on_not_applied(self, task: Task, log: OrderLog, me: bytes) -> None:
+        """A call was cancelled before it ran; those before it are answered."""
+        seq = task.call.seq
+        self.log_own(log, me)
+        self.answered, self.logged = max(self.answered, seq), max(self.logged, seq)
+        self.calls.remove(task.call)
+        self.tasks.pop(seq, None)
+
+    def on_runs(self, me: bytes, runs: list[Run]) -> None:
+        """The actor has told of its order."""
+        for caller, seq, count in runs:
+            if caller == me and seq + count - 1 > self.logged:
+                self.logged = seq + count - 1
+
+    def on_covered(self, seq: int) -> None:
+        """A checkpoint covers our calls up to number `seq`."""
+        self.logged = max(self.logged, seq)
+        calls, covered = self.calls, min(seq, self.answered)
+        while calls and calls[0].seq <= covered:
+            call = calls.popleft()
+            if self.tasks:
+                task = self.tasks.pop(call.seq, None)
+                if task is not None:
+                    task.release()
+
+    def again(self, name: str) -> list[Task]:
+        """The calls that were answered, to be sent again for a replay."""
+        found = []
+        for call in self.calls:
+            if call.seq <= self.answered:
+                task = self.tasks.get(call.seq) or Task(call, name, [], 0, None)
+                task.answered = True
+                found.append(task)
+        return found

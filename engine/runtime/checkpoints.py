@@ -1,0 +1,236 @@
+"""Checkpoints of an actor: its state in memory that outlives its process.
+
+Two memfds take turns: one holds the last checkpoint, of which the node has a descriptor too, the
+other takes the next one. So a kill at any moment leaves a whole checkpoint behind, the pages stay
+warm, and nothing has a name on disk. What the checkpoint holds of references: those of others are
+held by the actor's creator meanwhile (`Keep`), the actor's own are written as values and become new
+objects when it is restored.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import mmap
+import os
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from engine import exceptions
+from engine.core.control import Checkpoint, Restore
+from engine.core.dispatch import Task
+from engine.core.ids import owner_of
+from engine.core.messages import ActorCall, Keep
+from engine.core.values import ERROR_NONE, Value
+from engine.runtime.arguments import attach_arguments, given_arguments
+from engine.store import codec
+from engine.store.refs import ObjectRef
+
+if TYPE_CHECKING:
+    from engine.runtime.client import Runtime
+
+__all__ = ["Checkpoints", "capture", "read_checkpoint", "rebuild"]
+
+
+class _Memory:
+    """A memfd that grows to what is written into it."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("penstock-checkpoint", os.MFD_CLOEXEC)
+        self._size = 0
+        self._map: mmap.mmap | None = None
+
+    def write(self, encoded: codec.Encoded) -> tuple[int, int]:
+        """Lay the value out; returns size and checksum."""
+        size = encoded.block_bytes()
+        if size > self._size or self._map is None:
+            self._size = (size * 5 // 4 + mmap.PAGESIZE) & -mmap.PAGESIZE
+            os.ftruncate(self.fd, self._size)
+            self._map = mmap.mmap(self.fd, self._size)
+        with memoryview(self._map)[:size] as view:
+            encoded.write_into(view)
+            return size, zlib.crc32(view)
+
+
+class Checkpoints:
+    """The checkpoints of this process's actor, one under way at most."""
+
+    def __init__(self, runtime: Runtime, actor_id: bytes) -> None:
+        self._runtime = runtime
+        self._actor = actor_id
+        self._creator = owner_of(actor_id)
+        self._memories = (_Memory(), _Memory())
+        self.number = 0
+        self._open: tuple[Checkpoint, list[ObjectRef[Any]]] | None = None
+        self._held = False  # the last checkpoint contained references
+        self.kept = 0
+        self.postponed = 0
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the last one is not safe yet."""
+        return self._open is not None
+
+    def write(self, content: Any) -> None:
+        """Begin a checkpoint. Raises SerializationError when the state cannot be pickled."""
+        refs = _CheckpointRefs(self._runtime)
+        encoded = codec.encode(content, refs)
+        self.number += 1
+        memory = self._memories[self.number % 2]
+        size, check = memory.write(encoded)
+        self._open = Checkpoint(self._actor, self.number, size, check), list(refs)
+        runtime = self._runtime
+        with runtime.lock:
+            if (refs or self._held) and not runtime.owner.is_dead(self._creator):
+                ids = [ref.binary() for ref in refs]
+                runtime.send(self._creator, Keep(self._actor, self.number, ids))
+                runtime.reactor.flush()
+            else:
+                self.on_holding(self.number)
+        self._held = bool(refs)
+
+    def on_holding(self, number: int) -> None:
+        """The creator holds the references: the node may have the checkpoint. Under the lock."""
+        if self._open is None or self._open[0].number != number:
+            return
+        runtime = self._runtime
+        connection = runtime.connections.get(runtime.node)
+        if connection is not None:
+            memory = self._memories[number % 2]
+            connection.send_fd(self._open[0], os.dup(memory.fd))
+            runtime.reactor.mark(connection)
+            runtime.reactor.flush()
+
+    def on_kept(self, number: int) -> bool:
+        """The node has it. False when it is not the one under way."""
+        if self._open is None or self._open[0].number != number:
+            return False
+        self._open = None
+        self.kept += 1
+        return True
+
+
+def read_checkpoint(message: Restore, fd: int) -> Any:
+    """The content of a checkpoint; the descriptor is closed.
+
+    Raises ObjectLostError when its checksum does not fit.
+    """
+    found = message.checkpoint
+    try:
+        data = os.pread(fd, found.size, 0)
+    finally:
+        os.close(fd)
+    if len(data) != found.size or zlib.crc32(data) != found.check:
+        raise exceptions.ObjectLostError(
+            f"checkpoint {found.number} of actor {found.actor.hex()} is damaged: {len(data)} of "
+            f"{found.size} bytes, checksum {zlib.crc32(data):08x} instead of {found.check:08x}"
+        )
+    head, buffers = codec.read_parts(memoryview(data))
+    # Writable: the state is the actor's own to change.
+    return codec.decode(head, [bytearray(part) for part in buffers])
+
+
+# ------------------------------------------------------------------------------ state
+
+
+def capture(actor: Any) -> tuple[str, Any]:
+    """An actor's state: what its `__checkpoint__` returns, else what pickle would store."""
+    hook = getattr(actor, "__checkpoint__", None)
+    if hook is not None:
+        return "hook", hook()
+    cls = type(actor)
+    special = "__reduce__", "__reduce_ex__", "__getnewargs__", "__getnewargs_ex__"
+    plain = not any(name in vars(base) for base in cls.__mro__[:-1] for name in special)
+    if plain and cls not in copyreg.dispatch_table and not isinstance(actor, list | dict):
+        return "state", actor.__getstate__()
+    return "pickle", actor  # its class decides how it is rebuilt
+
+
+def rebuild(cls: Any, form: str, state: Any) -> Any:
+    """The inverse of `capture`; the constructor does not run."""
+    if form == "pickle":
+        return state
+    actor = cls.__new__(cls)
+    if form == "hook":
+        actor.__restore__(state)
+    elif hasattr(actor, "__setstate__"):
+        actor.__setstate__(state)
+    else:
+        fields, slots = state if isinstance(state, tuple) else (state, None)
+        actor.__dict__.update(fields or {})
+        for name, value in (slots or {}).items():
+            setattr(actor, name, value)
+    return actor
+
+
+# ------------------------------------------------------------------------------ calls made
+
+# Of one call to another actor: (number, method, returns, arguments).
+_Call = tuple[int, str, int, tuple[Any, ...], dict[str, Any]]
+
+
+def retained_calls(runtime: Runtime) -> list[tuple[bytes, str, list[_Call]]]:
+    """The calls of this actor to others that are replayed, which no checkpoint of theirs covers.
+
+    They are restored with it, since the others would ask for them when they die later.
+    """
+    found = []
+    for client in runtime.owner.callers.actors.values():
+        if client.retained is not None and client.retained.calls:
+            calls = []
+            for call in client.retained.calls:
+                task = client.retained.tasks.get(call.seq)
+                given = given_arguments(runtime, call, None if task is None else task.deps)
+                calls.append((call.seq, call.method, call.returns, *given))
+            found.append((client.id, client.name, calls))
+    return found
+
+
+def restore_calls(runtime: Runtime, saved: list[tuple[bytes, str, list[_Call]]]) -> None:
+    """Keep those calls again."""
+    callers = runtime.owner.callers
+    for actor, name, calls in saved:
+        with runtime.lock:
+            client = callers.client(actor, name, True, True)
+        for seq, method, returns, args, kwargs in calls:
+            call = ActorCall(runtime.ids.new(), actor, method, b"", seq, returns)
+            task = Task(call, f"{name}.{method}", [], 0, None)
+            attach_arguments(runtime, task, args, kwargs)
+            with runtime.lock:
+                callers.restore_call(client, task, seq)
+
+
+class _CheckpointRefs(list[ObjectRef[Any]]):
+    """Collects the references in a checkpoint; the actor's own are replaced by their values."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__()
+        self._runtime = runtime
+
+    def reduce(self, ref: ObjectRef[Any]) -> tuple[Any, ...] | None:
+        """How to pickle an own reference; None for one that belongs to somebody else."""
+        runtime = self._runtime
+        if owner_of(ref.binary()) != runtime.id:
+            return None
+        with runtime.lock:
+            value = runtime.owner.objects.entries[ref.binary()].value
+        if value is None:
+            raise exceptions.SerializationError(
+                f"{ref!r} is in the actor's state and not ready: get or drop what you submit "
+                "before the method returns, or leave it out in __checkpoint__"
+            )
+        if value.error != ERROR_NONE:
+            return _own_again, (None, value.data, value.error)
+        return _own_again, (runtime.value_of(ref), b"", ERROR_NONE)
+
+
+def _own_again(value: Any, data: bytes, error: int) -> ObjectRef[Any]:
+    from engine.runtime.client import current
+
+    runtime = current()
+    assert runtime is not None
+    if error == ERROR_NONE:
+        return runtime.put(value)
+    object_id = runtime.ids.new()
+    with runtime.lock:
+        runtime.owner.objects.add(object_id, Value(data, error=error))
+    return ObjectRef(object_id)

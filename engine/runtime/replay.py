@@ -1,0 +1,367 @@
+"""An actor whose calls are applied exactly once: the edge around its ledger and its recovery.
+
+`Replay` stands between the worker's queue and the execution of a call. It drops calls that were
+applied before and answers them again, tells others of the order before they see an effect, takes
+checkpoints between calls, and after a restart holds calls back until they are due in the order in
+which they were applied before. An actor without checkpoints gets one too when a replayed actor
+calls it: then it only recognises repeated calls.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.core.control import ActorChanged, CheckpointKept
+from engine.core.ledger import APPLY, KNOWN, Caller, Ledger, Untold
+from engine.core.messages import (
+    ActorCall,
+    Covered,
+    Done,
+    DoneMany,
+    Holding,
+    Item,
+    Order,
+    ReplayAsk,
+    ReplayOffer,
+)
+from engine.core.recovery import Recovery
+from engine.core.retention import READS
+from engine.core.values import Value
+from engine.exceptions import SerializationError
+from engine.runtime.checkpoints import (
+    Checkpoints,
+    capture,
+    read_checkpoint,
+    rebuild,
+    restore_calls,
+    retained_calls,
+)
+from engine.runtime.execution import ActorExit
+
+if TYPE_CHECKING:
+    from engine.core.control import Restore
+    from engine.runtime.worker import Worker
+
+__all__ = ["Gone", "Replay"]
+
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.decode
+
+
+class Replay:
+    """One actor's. `every` is how often a checkpoint is due: calls (int) or seconds (float)."""
+
+    def __init__(self, worker: Worker, actor_id: bytes, every: float | None) -> None:
+        self._worker = worker
+        self._runtime = worker.runtime
+        self._execution = worker.execution
+        self.actor_id = actor_id
+        self.ledger = Ledger(ordered=every is not None)
+        self.recovery: Recovery | None = None
+        self._calls_max = every if isinstance(every, int) else 1 << 60
+        self._seconds = every if isinstance(every, float) else None
+        self._look_at = self._calls_max if self._seconds is None else 0
+        self._due = 0.0
+        self._turn: Any = None  # the caller whose call is being applied
+        self._turn_id = b""
+        self._open: dict[bytes, tuple[Caller, int]] = {}  # calls of actors being applied
+        self._processes: dict[bytes, bytes] = {}  # of callers that are actors
+        self._pending: tuple[int, int, dict[bytes, int], dict[bytes, int]] | None = None
+        self._kept_number = 0
+        self._event_at = 0  # events of this process that were replayed
+        self.checkpoints: Checkpoints | None = None
+        if every is not None:
+            self.checkpoints = Checkpoints(self._runtime, actor_id)
+            callers = self._runtime.owner.callers
+            callers.identity = actor_id
+            callers.before_effect = self._before_call_to
+            callers.on_death = lambda process: self._note(Gone(process))
+            callers.on_move = self._note
+
+    # ------------------------------------------------------------------ calls
+
+    def take(self, peer: bytes, call: ActorCall) -> None:
+        """A call is at the head of the worker's queue."""
+        seq = call.seq
+        if self.recovery is None:
+            if self.checkpoints is not None and seq >= 0 and not call.caller:
+                known = self.ledger.begin_if_new(peer, seq, call.acked)
+                if known is not None:  # the usual case, worth a short way
+                    self._turn, self._turn_id = known, call.id
+                    self._worker.run_call(peer, call)
+                    if self.ledger.applied >= self._look_at or self._kept_number:
+                        self.look()
+                    return
+            self._apply(peer, call)
+            return
+        if seq != READS and self._known_already(peer, call):
+            return
+        self.recovery.on_call(call.caller or peer, seq, (peer, call))
+        self.go_on()
+
+    def _known_already(self, peer: bytes, call: ActorCall) -> bool:
+        caller = call.caller or peer
+        if call.caller:
+            self._processes[caller] = peer
+        what = self.ledger.arrive(caller, call.seq, call.acked, (peer, call.id))
+        if what == KNOWN:
+            self._answer_again(peer, call)
+        return what != APPLY
+
+    def _apply(self, peer: bytes, call: ActorCall) -> None:
+        if call.seq >= 0:
+            if self._known_already(peer, call):
+                return
+            known = self.ledger.begin(call.caller or peer, call.seq)
+            if call.caller:
+                known.running[call.seq] = peer, call.id
+                self._open[call.id] = known, call.seq
+            else:
+                self._turn, self._turn_id = known, call.id
+        self._worker.run_call(peer, call)
+        if self.checkpoints is not None:
+            self.look()
+
+    def go_on(self) -> None:
+        """Apply what is due in the replay."""
+        recovery = self.recovery
+        while recovery is not None and (item := recovery.next()) is not None:
+            self._apply(*item)
+        if recovery is not None and recovery.finished:
+            self.recovery = None
+            self._event_at = 1 << 60
+
+    def on_reply(self, peer: bytes, message: Any) -> bytes:
+        """An answer is about to leave: keep it, and see to it that its receiver knows the order.
+
+        Returns whom it is for.
+        """
+        ledger = self.ledger
+        kind = type(message)
+        if message.id == self._turn_id and kind is not Item:
+            self._turn_id = b""
+            known = self._turn
+            known.answers[known.next - 1] = message if kind is Done else self._kept(message)
+            lacks = ledger.before_answer(peer)
+        elif message.id in self._open and kind is not Item:
+            known, seq = self._open.pop(message.id)
+            known.answers[seq] = message if kind is Done else self._kept(message)
+            peer, message.id = known.running.pop(seq)
+            lacks = ledger.before_answer(peer) if ledger.ordered else None
+        else:
+            lacks = ledger.before_effect(peer) if ledger.ordered else None
+        if lacks is not None:
+            self._tell(peer, lacks)
+        return peer
+
+    def _kept(self, message: DoneMany) -> tuple[list[Value], list[bytes | None], Any]:
+        """An answer with all that it needs: large values are copied, references held."""
+        blobs = []
+        for value in message.values:
+            blob = None
+            if value.block is not None:
+                blob = bytes(self._runtime.values.view_block(value.block, None))
+            blobs.append(blob)
+        values = [msgspec.structs.replace(value, block=None) for value in message.values]
+        _peer, refs = self._execution.unsettled.get(message.id, (b"", []))
+        return values, blobs, refs
+
+    def _answer_again(self, peer: bytes, call: ActorCall) -> None:
+        answer = self.ledger.answer(call.caller or peer, call.seq)
+        if answer is None:  # the caller has it, and only wants to know that we do
+            self._execution.send(peer, Done(call.id, b""))
+        elif type(answer) is Done:
+            self._execution.send(peer, Done(call.id, answer.data, answer.us))
+        else:
+            values, blobs, refs = answer
+            again = [self._with_block(*pair) for pair in zip(values, blobs, strict=True)]
+            if refs:
+                self._execution.unsettled[call.id] = (peer, refs)
+            self._execution.send(peer, DoneMany(call.id, again))
+
+    def _with_block(self, value: Value, blob: bytes | None) -> Value:
+        if blob is None:
+            return value
+        block = self._runtime.values.allocate(len(blob))
+        self._runtime.values.arena.view(block)[: len(blob)] = blob
+        return msgspec.structs.replace(value, block=block)
+
+    # ------------------------------------------------------------------ telling the order
+
+    def _tell(self, process: bytes, lacks: Untold) -> None:
+        with self._runtime.lock:
+            self._runtime.send(process, Order(self.actor_id, *lacks))
+
+    def _before_call_to(self, process: bytes) -> None:
+        lacks = self.ledger.before_effect(process)
+        if lacks is not None:
+            self._tell(process, lacks)
+
+    def event(self, fresh: Any) -> Any:
+        """What `fresh()` says, noted in the log; in a replay, what it said then."""
+        recovery = self.recovery
+        if recovery is not None:
+            events = recovery.events()
+            if self._event_at < len(events) and events[self._event_at][0] == self.ledger.log.end:
+                told = events[self._event_at][1]
+                self._event_at += 1
+                self.ledger.log.note(told)
+                return _decode(told)
+        found = fresh()
+        self.ledger.log.note(_encode(found))
+        return found
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def look(self) -> None:
+        """Take a checkpoint if one is due and nothing stands against it."""
+        checkpoints, ledger = self.checkpoints, self.ledger
+        assert checkpoints is not None
+        if self._kept_number:
+            number, self._kept_number = self._kept_number, 0
+            self._on_kept(number)
+        if ledger.applied < self._calls_max and (
+            self._seconds is None or not ledger.applied or perf_counter() < self._due
+        ):
+            return
+        if self.recovery is not None or checkpoints.under_way or self._open or self._turn_id:
+            return
+        if self._runtime.owner.unfinished:
+            # Calls of the actor are on their way. Restored, it would not make them again.
+            checkpoints.postponed += 1
+            return
+        try:
+            self.write()
+        except SerializationError as error:
+            # Going on would break the promise at the next death, and nobody would know.
+            self._execution.leave(ActorExit(f"could not be checkpointed: {error}"))
+
+    def write(self) -> None:
+        """Take a checkpoint now."""
+        checkpoints, ledger, callers = self.checkpoints, self.ledger, self._runtime.owner.callers
+        assert checkpoints is not None
+        numbers = callers.numbering()
+        saved = ledger.snapshot()
+        logs = callers.known_orders()
+        calls = retained_calls(self._runtime)
+        checkpoints.write((saved, numbers, logs, calls, *capture(self._execution.actor)))
+        following = {one: known.next - 1 for one, known in ledger.callers.items()}
+        self._pending = (saved["order"], saved["events"], following, numbers)
+        ledger.applied = 0
+        if self._seconds is not None:
+            self._due = perf_counter() + self._seconds
+
+    def next_wake(self) -> float | None:
+        """When `look` is due although no call has come."""
+        if self.recovery is not None:
+            return self.recovery.until
+        return self._due if self._seconds is not None and self.ledger.applied else None
+
+    def _on_kept(self, number: int) -> None:
+        assert self.checkpoints is not None
+        if not self.checkpoints.on_kept(number) or self._pending is None:
+            return
+        order, event, following, numbers = self._pending
+        self._pending = None
+        self.ledger.covered(order, event)
+        acked = self._runtime.owner.callers.acked
+        acked.update((one, number - 1) for one, number in numbers.items())
+        callers = {process: caller for caller, process in self._processes.items()}
+        with self._runtime.lock:
+            for process in self.ledger.told():
+                seq = following.get(callers.get(process, process), -1)
+                if process in self._runtime.connections:
+                    self._runtime.send(process, Covered(self.actor_id, order, event, seq))
+            self._runtime.reactor.flush()
+
+    # ------------------------------------------------------------------ restoring
+
+    def restore(self, cls: type, message: Restore, fd: int) -> Any:
+        """The actor as it was at its last checkpoint; the calls since then will be replayed."""
+        saved, numbers, logs, calls, form, state = read_checkpoint(message, fd)
+        runtime = self._runtime
+        runtime.owner.callers.restore(numbers, logs)
+        restore_calls(runtime, calls)
+        self.ledger.restore(saved)
+        assert self.checkpoints is not None
+        self.checkpoints.number = message.checkpoint.number
+        patience = runtime.config.replay_patience_seconds
+        witnesses = {*message.witnesses, *message.actors}
+        self.recovery = Recovery(self.ledger.log, witnesses, perf_counter() + patience)
+        with runtime.lock:
+            for one in message.witnesses:
+                if runtime.owner.is_dead(one):
+                    self.recovery.on_gone(one)
+                else:
+                    self._ask(one, one)
+            for actor in message.actors:  # asked once the head has told where it is
+                client = runtime.owner.callers.client(actor, "actor", True, True)
+                if client.state == "alive":
+                    self._ask(client.process, actor)
+            runtime.reactor.flush()
+        if not witnesses:
+            self.recovery = None
+        self.go_on()
+        return rebuild(cls, form, state)
+
+    def _ask(self, process: bytes, caller: bytes) -> None:
+        known = self.ledger.callers.get(caller)
+        log, seq = self.ledger.log, -1 if known is None else known.next - 1
+        covered = Covered(self.actor_id, log.start, log.event_start, seq)
+        self._runtime.send(process, ReplayAsk(covered))
+
+    def on_message(self, peer: bytes, message: Any) -> None:
+        """A message for the replay has come to its turn in the worker's queue."""
+        recovery = self.recovery
+        if recovery is not None:
+            if type(message) is Gone:
+                recovery.on_gone(message.process)
+            elif type(message) is ActorChanged:
+                self._on_move(recovery, message)
+            elif type(message) is ReplayOffer:
+                known, sender = message.known, message.sender or peer
+                recovery.on_offer(sender, known.first, known.runs, known.event, known.events)
+            self.go_on()
+        if self.checkpoints is not None:
+            self.look()
+
+    def on_progress(self, message: Holding | CheckpointKept) -> None:
+        """The checkpoint under way has come a step further. Under the lock, on any thread."""
+        if self.checkpoints is None:
+            return
+        if type(message) is Holding:
+            self.checkpoints.on_holding(message.number)
+        else:  # noted for the next look: calls may be running
+            self._kept_number = message.number
+
+    def _on_move(self, recovery: Recovery, message: ActorChanged) -> None:
+        if message.state == "dead":
+            recovery.on_gone(message.id)
+        elif message.state == "alive" and message.id in recovery.waiting:
+            with self._runtime.lock:
+                self._ask(message.process, message.id)
+                self._runtime.reactor.flush()
+
+    def _note(self, message: Any) -> None:
+        if self.recovery is not None:
+            self._worker.queue.append((b"", message))
+
+    def on_time(self) -> None:
+        """What waits for a witness or a call has waited long enough."""
+        if self.recovery is not None:
+            self.recovery.on_time(perf_counter(), self._runtime.config.replay_patience_seconds)
+            self.go_on()
+        elif self.checkpoints is not None:
+            self.look()
+
+
+class Gone:
+    """In the worker's queue: a process has died."""
+
+    __slots__ = ("process",)
+
+    def __init__(self, process: bytes) -> None:
+        self.process = process

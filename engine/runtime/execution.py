@@ -265,6 +265,9 @@ class Execution:
             results = list(result)
         try:
             values, refs = self._encode_all(results)
+        except (SystemExit, KeyboardInterrupt) as error:  # user code runs here too
+            self._leave_or_cancel(peer, call, error)
+            return
         except Exception as error:  # an unserialisable or too large result is the task's error
             self.fail(peer, call, error, start)
             return

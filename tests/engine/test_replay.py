@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import pytest
 
 import engine
 from engine import exceptions
+from engine.core.control import Checkpoint, Restore
+from engine.runtime.checkpoints import read_checkpoint
+from engine.store import codec
 from tests.engine.support import eventually, home, kill9
 
 SECONDS = 20.0
@@ -452,3 +456,62 @@ def test_hundreds_of_kills_under_load(cluster: Any) -> None:
         refs += [ledger.add.remote(len(refs) + i) for i in range(dice.randint(1, 60))]
         kill_actor(ledger)
     assert engine.get(refs, timeout=120) == list(range(1, len(refs) + 1))
+
+
+class DiesInHooks:
+    """Dies in the checkpoint or the restoring that a file names, once each."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.n = 0
+
+    def add(self) -> int:
+        self.n += 1
+        return self.n
+
+    def _die(self, moment: str, remainder: int) -> None:
+        path = f"{self.folder}/{moment}-{self.n}"
+        if self.n and self.n % 3 == remainder and not os.path.exists(path):
+            open(path, "w").close()
+            kill9(os.getpid())
+
+    def __checkpoint__(self) -> tuple[str, int]:
+        self._die("checkpoint", 0)
+        return self.folder, self.n
+
+    def __restore__(self, saved: tuple[str, int]) -> None:
+        self.folder, self.n = saved
+        self._die("restore", 2)
+
+
+def test_death_while_a_checkpoint_is_taken_or_restored(cluster: Any, tmp_path: Path) -> None:
+    actor = engine.remote(max_restarts=-1, checkpoint_every=1)(DiesInHooks).remote(str(tmp_path))
+    refs = [actor.add.remote() for _ in range(20)]
+    assert engine.get(refs, timeout=SECONDS) == list(range(1, 21))
+    assert engine.get(actor.add.remote(), timeout=SECONDS) == 21
+    assert any(one.name.startswith("checkpoint") for one in tmp_path.iterdir())
+    assert any(one.name.startswith("restore") for one in tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_noticed() -> None:
+    content = ("saved", {"state": list(range(1000))})
+    encoded = codec.encode(content)
+    memory = bytearray(encoded.block_bytes())
+    encoded.write_into(memoryview(memory))
+    found = Checkpoint(b"actor", 1, len(memory), zlib.crc32(memory))
+    dice = random.Random(3)
+    for _ in range(500):
+        damaged = bytearray(memory)
+        if dice.random() < 0.5:
+            damaged[dice.randrange(len(damaged))] ^= 1 << dice.randrange(8)
+        else:
+            del damaged[dice.randrange(len(damaged)) :]
+        with pytest.raises(exceptions.ObjectLostError, match="damaged"):
+            read_checkpoint(Restore(found, [], []), _memfd(damaged))
+    assert read_checkpoint(Restore(found, [], []), _memfd(memory)) == content
+
+
+def _memfd(data: bytearray) -> int:
+    fd = os.memfd_create("test")
+    os.write(fd, data)
+    return fd

@@ -32,7 +32,7 @@ from engine.api import (
     remote,
     wait,
 )
-from engine.context import get_runtime_context
+from engine.context import get_gpu_ids, get_runtime_context
 from engine.generators import ObjectRefGenerator
 from engine.session import init, is_initialized, preload, shutdown
 from engine.store.refs import ObjectRef
@@ -48,6 +48,7 @@ __all__ = [
     "exceptions",
     "get",
     "get_actor",
+    "get_gpu_ids",
     "get_runtime_context",
     "init",
     "is_initialized",
@@ -64,7 +65,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Loaded at first use: a program that only submits tasks need not pay for their imports.
-_SUBMODULES = ("state", "testing", "topology", "util")
+_SUBMODULES = ("runtime_env", "state", "testing", "topology", "util")
 
 
 def __getattr__(name: str) -> Any:

@@ -9,16 +9,17 @@ from typing import Any, NoReturn
 from engine.core.callers import ActorClient
 from engine.core.control import CreateActor, KillActor
 from engine.core.dispatch import Task
-from engine.core.messages import ActorCall
+from engine.core.messages import ActorCall, Details
 from engine.core.retention import READS, UNNUMBERED
 from engine.core.values import STREAMING, Value
 from engine.exceptions import ActorUnschedulableError, PendingCallsLimitExceeded
-from engine.functions import check_feasible, export, placement_of
+from engine.functions import export
 from engine.generators import ObjectRefGenerator
 from engine.options import ACTOR, METHOD, check_options, resources_of, returns_of, window_of
 from engine.runtime.arguments import attach_arguments
 from engine.runtime.client import Runtime
-from engine.runtime.execution import ActorExit
+from engine.runtime.execution import ActorExit, Execution
+from engine.scheduling import place
 from engine.session import runtime
 from engine.signatures import SignatureCheck
 from engine.store import codec
@@ -83,6 +84,21 @@ def check_replayable(cls: type, options: dict[str, Any], methods: dict[str, _Met
             )
 
 
+def methods_of(cls: type) -> dict[str, _Method]:
+    """What handles of this class's actors know."""
+    methods = {}
+    for name, member in inspect.getmembers(cls, callable):
+        if name.startswith("__") and name != "__call__":
+            continue
+        static = isinstance(inspect.getattr_static(cls, name), staticmethod | classmethod)
+        check = SignatureCheck(member, f"{cls.__name__}.{name}", skip_self=not static)
+        given = getattr(member, "__engine_options__", {})
+        if returns_of(given, member) == STREAMING:
+            given = {"num_returns": "streaming", **given}
+        methods[name] = _Method(check, given)
+    return methods
+
+
 class ActorClass:
     """A class whose instances live in processes of their own: `C.remote(...)` makes one."""
 
@@ -92,16 +108,7 @@ class ActorClass:
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
         self._check = SignatureCheck(cls, cls.__name__)
-        self._methods: dict[str, _Method] = {}
-        for name, member in inspect.getmembers(cls, callable):
-            if name.startswith("__") and name != "__call__":
-                continue
-            static = isinstance(inspect.getattr_static(cls, name), staticmethod | classmethod)
-            check = SignatureCheck(member, f"{cls.__name__}.{name}", skip_self=not static)
-            given = getattr(member, "__engine_options__", {})
-            if returns_of(given, member) == STREAMING:
-                given = {"num_returns": "streaming", **given}
-            self._methods[name] = _Method(check, given)
+        self._methods = methods_of(cls)
         if "checkpoint_every" in self._options:
             check_replayable(cls, self._options, self._methods)
         self._home: Runtime | None = None
@@ -134,19 +141,20 @@ class ActorClass:
         self._check.check(args, kwargs)
         home = runtime()
         options = self._options
-        resources = resources_of(options, 0.0)
-        check_feasible(home, resources, f"actor {self.__name__!r}", ActorUnschedulableError)
+        resources, what = resources_of(options, 0.0), f"actor {self.__name__!r}"
+        placing = place(home, options, resources, what, ActorUnschedulableError)
         if home is not self._home:
             self._key, self._blob = export(self._cls, home)
             self._home = home
         actor_id = home.ids.new()
         namespace = options.get("namespace") or home.info["namespace"]
-        group, bundle = placement_of(options)
         facts = {
             "class": self.__name__,
             "resources": resources,
-            "group": group,
-            "bundle": bundle,
+            "group": placing.group,
+            "bundle": placing.bundle,
+            "capture": placing.capture,
+            "environment": placing.environment,
             "namespace": namespace,
             "name": options.get("name", ""),
             "max_restarts": options.get("max_restarts", 0),
@@ -313,16 +321,32 @@ class ActorMethod:
             task.retries = options.get("max_task_retries", handle._retries)
             task.retry_exceptions = options.get("retry_exceptions", False)
             task.name = options.get("name", task.name)
+            if returns == STREAMING or "name" in options:
+                window = window_of(options) if returns == STREAMING else 0
+                call.details = Details(window, options.get("name", ""))
         task.actor_ref = handle._actor_ref
         if args or kwargs:
             attach_arguments(home, task, args, kwargs)
         if returns == STREAMING:
-            call.window = window_of(options)
-            return ObjectRefGenerator(home, home.submit_stream(task, call.window, client))
+            assert call.details is not None
+            window = call.details.window
+            return ObjectRefGenerator(home, home.submit_stream(task, window, client))
         home.submit_call(client, task)
         if returns == 1:
             return ObjectRef(call.id)
         return [ObjectRef(one) for one in ids] if returns else None
+
+
+def handle_of_self(execution: Execution) -> ActorHandle:
+    """A handle of the actor that runs in this process."""
+    return _handle(execution.actor_id, execution.facts, methods_of(execution.cls))
+
+
+def _handle(actor: bytes, options: dict[str, Any], methods: dict[str, _Method]) -> ActorHandle:
+    """A handle from an actor's options as the head has them."""
+    retries, pending = options["max_task_retries"], options["max_pending_calls"]
+    replayed = options["checkpoint_every"] is not None
+    return _rebuild(adopt(actor), options["class"], methods, retries, pending, replayed)
 
 
 def _rebuild(
@@ -346,8 +370,4 @@ def find_actor(name: str, namespace: str | None) -> ActorHandle:
     space = namespace or home.info["namespace"]
     found = home.ask("find_actor", namespace=space, name=name)
     options = found["options"]
-    methods = codec.decode(options["methods"], None)
-    ref = adopt(found["id"])
-    retries, pending = options["max_task_retries"], options["max_pending_calls"]
-    replayed = options["checkpoint_every"] is not None
-    return _rebuild(ref, options["class"], methods, retries, pending, replayed)
+    return _handle(found["id"], options, codec.decode(options["methods"], None))

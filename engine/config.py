@@ -41,6 +41,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lease_quantum_seconds: float = 0.05
     # Idle workers beyond one a CPU end after this long: bursts reuse them, memory is not kept.
     worker_idle_seconds: float = 5.0
+    # Idle workers in all; above it the oldest end at once. A burst of short tasks is served without
+    # forking again, at a few hundred pages of private memory each.
+    idle_workers_max: int = 128
+    # Workers of a runtime environment that may die one after the other before they are ready; then
+    # what waits for them fails. More than one, because anything may kill a process.
+    worker_starts_max: int = 3
+    # Work that has waited for resources for so long is worth a warning: by then it is rarely short.
+    waiting_warning_seconds: float = 10.0
     # Tasks sent ahead to one worker: enough work to cover a round trip, never more than this.
     pipeline_depth_max: int = 256
     pipeline_target_us: int = 4_000

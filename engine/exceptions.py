@@ -8,6 +8,7 @@
     ├── WorkerCrashedError              the process died while it ran a task
     ├── ActorError
     │   ├── ActorDiedError              names pid, signal and last call
+    │   │   └── ActorPlacementGroupRemoved
     │   └── ActorUnavailableError       may come back: it is being restarted
     ├── ObjectLostError
     │   ├── OwnerDiedError
@@ -15,9 +16,10 @@
     ├── NodeDiedError
     ├── ObjectStoreFullError
     ├── OutOfMemoryError
+    ├── RuntimeEnvSetupError            a worker could not set its runtime environment up
     ├── PendingCallsLimitExceeded
     ├── TaskUnschedulableError, ActorUnschedulableError
-    ├── TaskPlacementGroupRemoved, ActorPlacementGroupRemoved
+    ├── TaskPlacementGroupRemoved
     ├── SerializationError (+TypeError)
     ├── GetTimeoutError (+TimeoutError)
     ├── ActorAlreadyExistsError (+ValueError), ActorHandleNotFoundError (+ValueError)
@@ -53,6 +55,7 @@ __all__ = [
     "OutOfMemoryError",
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
+    "RuntimeEnvSetupError",
     "SerializationError",
     "TaskCancelledError",
     "TaskError",
@@ -251,6 +254,13 @@ class PendingCallsLimitExceeded(EngineError):
     """More calls are pending on the actor than `max_pending_calls` allows."""
 
 
+class RuntimeEnvSetupError(EngineError):
+    """The runtime environment of a task or actor could not be set up; the message says why.
+
+    Work submitted later tries again.
+    """
+
+
 class TaskUnschedulableError(EngineError):
     """No node can ever satisfy what the task asks for."""
 
@@ -260,11 +270,11 @@ class ActorUnschedulableError(EngineError):
 
 
 class TaskPlacementGroupRemoved(EngineError):
-    """The placement group in which the task was to run was removed."""
+    """The placement group in which the task ran, or was to run, was removed."""
 
 
-class ActorPlacementGroupRemoved(EngineError):
-    """The placement group in which the actor was to run was removed."""
+class ActorPlacementGroupRemoved(ActorDiedError):
+    """The placement group in which the actor ran, or was to run, was removed."""
 
 
 class SerializationError(EngineError, TypeError):

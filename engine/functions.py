@@ -7,22 +7,22 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from engine.core.dispatch import Shape, Task
-from engine.core.messages import Call
+from engine.core.environments import Scope
+from engine.core.messages import Call, Details
 from engine.core.values import STREAMING
 from engine.exceptions import TaskUnschedulableError
 from engine.generators import ObjectRefGenerator
 from engine.options import TASK, check_options, resources_of, returns_of, window_of
 from engine.runtime.arguments import attach_arguments
 from engine.runtime.client import Runtime
+from engine.scheduling import place
 from engine.session import runtime
 from engine.signatures import SignatureCheck
 from engine.store import codec
 from engine.store.refs import ObjectRef
 
-__all__ = ["RemoteFunction", "check_feasible", "export", "placement_of"]
+__all__ = ["RemoteFunction", "export"]
 
 _DEFAULT_RETRIES = 3
 
@@ -34,26 +34,6 @@ def export(thing: Any, home: Runtime) -> tuple[bytes, bytes]:
     if refs:  # captured by a closure: they live as long as the definition does
         home.pinned.append(refs)
     return key, blob
-
-
-def placement_of(options: dict[str, Any]) -> tuple[bytes, int]:
-    """Placement group and bundle that the options name."""
-    strategy = options.get("scheduling_strategy")
-    group = getattr(strategy, "placement_group", None)
-    if group is None:
-        return b"", -1
-    return group.id, strategy.placement_group_bundle_index  # type: ignore[union-attr]
-
-
-def check_feasible(home: Runtime, resources: dict[str, float], what: str, error: Any) -> None:
-    """An embedded engine never grows: what does not fit now never will."""
-    total = home.info["resources"]
-    short = {k: v for k, v in resources.items() if v > total.get(k, 0.0)}
-    if short and home.info["embedded"]:
-        raise error(
-            f"{what} asks for {short} and this machine was started with {total}. Ask for less, or "
-            "pass more to engine.init(num_cpus=, num_gpus=, resources=)."
-        )
 
 
 class RemoteFunction:
@@ -73,10 +53,14 @@ class RemoteFunction:
         self._options = check_options(TASK, options)
         self._name: str = self._options.get("name") or function.__qualname__
         self._returns = returns_of(self._options, function)
-        self._window = window_of(self._options)
+        self._details = None
+        if self._returns == STREAMING or "name" in self._options:
+            window = window_of(self._options) if self._returns == STREAMING else 0
+            self._details = Details(window, self._options.get("name", ""))
         self._retries: int = self._options.get("max_retries", _DEFAULT_RETRIES)
         self._retry_exceptions = self._options.get("retry_exceptions", False)
         self._check = SignatureCheck(function, function.__qualname__)
+        self._scope: Scope | None = None  # what key and shape were computed for
         self._home: Runtime | None = None
         self._key = b""
         self._shape: Shape | None = None
@@ -101,9 +85,11 @@ class RemoteFunction:
         """
         self._check.check(args, kwargs)
         home = runtime()
-        if home is not self._home:
+        if home.scope is not self._scope:
             self._bind(home)
         call = Call(home.ids.new(), self._key, b"", self._returns)
+        if self._details is not None:
+            call.details = self._details
         if self._returns == STREAMING:
             return self._stream(home, call, args, kwargs)
         shape = self._shape
@@ -122,19 +108,19 @@ class RemoteFunction:
         return [ObjectRef(one) for one in task.returns] if self._returns else None
 
     def _stream(self, home: Runtime, call: Call, args: Any, kwargs: Any) -> ObjectRefGenerator:
-        call.window = self._window
         task = Task(call, self._name, [call.id], self._retries, self._shape)
         attach_arguments(home, task, args, kwargs)
-        return ObjectRefGenerator(home, home.submit_stream(task, self._window, None))
+        assert self._details is not None
+        return ObjectRefGenerator(home, home.submit_stream(task, self._details.window, None))
 
     def _bind(self, home: Runtime) -> None:
-        resources = resources_of(self._options, 1.0)
-        check_feasible(home, resources, f"task {self._name!r}", TaskUnschedulableError)
-        group, bundle = placement_of(self._options)
-        shape_key = msgspec.msgpack.encode([sorted(resources.items()), group, bundle])
-        self._key, _blob = export(self._function, home)
-        self._shape = home.shape(shape_key, resources, group, bundle)
-        self._home = home
+        resources, what = resources_of(self._options, 1.0), f"task {self._name!r}"
+        placing = place(home, self._options, resources, what, TaskUnschedulableError)
+        if home is not self._home:
+            self._key, _blob = export(self._function, home)
+            self._home = home
+        self._shape = home.shape(placing)
+        self._scope = home.scope
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFunction, (self._function, self._options)

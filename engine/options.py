@@ -7,7 +7,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from engine.core.labels import parse
+from engine.core.resources import is_exact
 from engine.core.values import STREAMING
+from engine.runtime_env import RuntimeEnv
+from engine.strategies import (
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 __all__ = ["ACTOR", "METHOD", "TASK", "check_options", "resources_of", "returns_of", "window_of"]
 
@@ -29,6 +37,17 @@ def _number(low: float, *, integer: bool = False, minus_one: bool = False) -> Ca
     return check
 
 
+def _amount(value: Any) -> str:
+    problem = _number(0)(value)
+    return problem or ("" if is_exact(value) else "no finer than steps of 0.0001")
+
+
+def _devices(value: Any) -> str:
+    whole = "a fraction below 1 (a device shared) or whole devices"
+    problem = _amount(value)
+    return problem or ("" if value < 1 or value == int(value) else whole)
+
+
 def _text(value: Any) -> str:
     return "" if isinstance(value, str) and value else "a non-empty string"
 
@@ -42,16 +61,26 @@ def _one_of(*allowed: Any) -> Callable[[Any], str]:
     return lambda value: "" if value in allowed else wanted
 
 
+_OF_THEIR_OWN = {
+    "CPU": "num_cpus",
+    "GPU": "num_gpus",
+    "memory": "the option memory",
+    "object_store_memory": "nothing: no task or actor reserves room in the store",
+}
+
+
 def _amounts(value: Any) -> str:
     if not isinstance(value, Mapping):
         return "a mapping from resource name to amount"
     for name, amount in value.items():
-        if name in ("CPU", "GPU"):
-            return f"no {name!r} inside resources: use num_{name.lower()}s"
         if not isinstance(name, str) or isinstance(amount, bool):
             return "names to be strings and amounts to be numbers"
-        if not isinstance(amount, int | float) or amount < 0:
+        if not isinstance(amount, int | float) or not amount >= 0 or not math.isfinite(amount):
             return f"an amount >= 0 for {name!r}"
+        if not is_exact(amount):
+            return f"no finer steps than 0.0001 for {name!r}"
+        if name in _OF_THEIR_OWN:
+            return f"no {name!r} inside resources: use {_OF_THEIR_OWN[name]}"
     return ""
 
 
@@ -65,9 +94,32 @@ def _exceptions(value: Any) -> str:
 
 
 def _strategy(value: Any) -> str:
-    if value in ("DEFAULT", "SPREAD") or hasattr(value, "placement_group"):
+    known = (
+        NodeAffinitySchedulingStrategy,
+        NodeLabelSchedulingStrategy,
+        PlacementGroupSchedulingStrategy,
+    )
+    if isinstance(value, known) or (isinstance(value, str) and value in ("DEFAULT", "SPREAD")):
         return ""
-    return "'DEFAULT', 'SPREAD' or a PlacementGroupSchedulingStrategy"
+    return "'DEFAULT', 'SPREAD', or one of " + ", ".join(one.__name__ for one in known)
+
+
+def _group(value: Any) -> str:
+    return "" if hasattr(value, "bundle_specs") else "a PlacementGroup"
+
+
+def _selector(value: Any) -> str:
+    wanted = "label -> 'value', '!value', 'in(a, b)' or '!in(a, b)'"
+    if not isinstance(value, Mapping):
+        return wanted
+    for label, condition in value.items():
+        if not isinstance(label, str) or not isinstance(condition, str):
+            return wanted
+        try:
+            parse(condition)
+        except ValueError as error:  # says which value is wrong; the caller adds the rest
+            return f"{wanted}; {error}"
+    return ""
 
 
 def _period(value: Any) -> str:
@@ -85,10 +137,13 @@ def _returns(value: Any) -> str:
 
 _BOTH = {TASK, ACTOR}
 _TABLE: dict[str, tuple[set[str], Callable[[Any], str]]] = {
-    "num_cpus": (_BOTH, _number(0)),
-    "num_gpus": (_BOTH, _number(0)),
-    "memory": (_BOTH, _number(0)),
+    "num_cpus": (_BOTH, _amount),
+    "num_gpus": (_BOTH, _devices),
+    "memory": (_BOTH, _amount),
     "resources": (_BOTH, _amounts),
+    "accelerator_type": (_BOTH, _text),
+    "label_selector": (_BOTH, _selector),
+    "runtime_env": (_BOTH, lambda value: ""),  # checks itself
     "name": ({TASK, ACTOR, METHOD}, _text),
     "num_returns": ({TASK, METHOD}, _returns),
     "_generator_backpressure_num_objects": (
@@ -98,6 +153,9 @@ _TABLE: dict[str, tuple[set[str], Callable[[Any], str]]] = {
     "max_retries": ({TASK}, _number(0, integer=True, minus_one=True)),
     "retry_exceptions": ({TASK, METHOD}, _exceptions),
     "scheduling_strategy": (_BOTH, _strategy),
+    "placement_group": (_BOTH, _group),
+    "placement_group_bundle_index": (_BOTH, _number(-1, integer=True)),
+    "placement_group_capture_child_tasks": (_BOTH, _flag),
     "namespace": ({ACTOR}, _text),
     "lifetime": ({ACTOR}, _one_of("detached", "non_detached", None)),
     "get_if_exists": ({ACTOR}, _flag),
@@ -130,7 +188,12 @@ def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if wanted:
             kind_of_error = ValueError if isinstance(value, int | float | str) else TypeError
             raise kind_of_error(f"option {name}={value!r}: expected {wanted}")
-        checked[name] = value
+        checked[name] = RuntimeEnv.of(value) if name == "runtime_env" else value
+    if "placement_group" in checked and "scheduling_strategy" in checked:
+        raise ValueError(
+            "options placement_group and scheduling_strategy say the same thing twice; use "
+            "scheduling_strategy=PlacementGroupSchedulingStrategy(...)"
+        )
     if checked.get("replayable") and "checkpoint_every" not in checked:
         raise ValueError("option replayable=True needs checkpoint_every: what is to be replayed?")
     if checked.get("get_if_exists") and "name" not in checked:
@@ -145,6 +208,8 @@ def resources_of(options: Mapping[str, Any], default_cpus: float) -> dict[str, f
         amounts["GPU"] = options["num_gpus"]
     if options.get("memory"):
         amounts["memory"] = options["memory"]
+    if "accelerator_type" in options:  # a share of what a machine with such devices has
+        amounts[f"accelerator_type:{options['accelerator_type']}"] = 0.001
     amounts.update(options.get("resources", {}))
     return {name: float(amount) for name, amount in amounts.items() if amount}
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
+from engine.arguments import checked_labels, checked_namespace, refuse, set_up_logging
 from engine.config import Config
+from engine.core.environments import encode_environment
 from engine.exceptions import NodeDiedError
+from engine.machine import resources_here
 from engine.runtime import client, driver
 from engine.runtime.client import Runtime
 from engine.runtime.worker import current_worker
+from engine.runtime_env import RuntimeEnv
 
 __all__ = ["Context", "init", "is_initialized", "preload", "runtime", "shutdown"]
 
@@ -50,25 +53,46 @@ def init(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
+    labels: dict[str, str] | None = None,
     object_store_memory: int | None = None,
-    namespace: str = "default",
+    namespace: str | None = None,
+    runtime_env: dict[str, Any] | None = None,
     ignore_reinit_error: bool = False,
+    include_dashboard: bool | None = None,
+    configure_logging: bool = True,
+    logging_level: int | str | None = None,
+    logging_format: str | None = None,
     config: Config | None = None,
+    **refused: Any,
 ) -> Context:
     """Start the engine on this machine: a node process and warm workers, no TCP port.
+
+    From now on SIGTERM ends this process through its exit handlers, and so all that the engine has
+    started (unless the program has a handler of its own for it).
 
     Args:
         address: None or "local" start here; "auto" connects to a running cluster and raises
             ConnectionError when there is none.
         num_cpus: logical CPUs, default those this process may use.
-        num_gpus: logical GPUs, default 0.
-        resources: further named resources.
+        num_gpus: GPUs, default those that CUDA_VISIBLE_DEVICES shows, or that the machine has.
+        resources: further named resources; "memory" is in bytes, default what the object store
+            leaves of the machine's.
+        labels: labels of this node, for the options `label_selector` and `scheduling_strategy`.
         object_store_memory: bytes of shared memory at most, default 30 % of the machine's.
-        namespace: where named actors live.
+        namespace: where named actors and placement groups live.
+        runtime_env: what tasks and actors run in unless they say otherwise; see
+            `engine.runtime_env.RuntimeEnv`. The driver itself is left as it is.
         ignore_reinit_error: return the running engine instead of raising when there is one.
+        include_dashboard: False or None; there is none. `engine.state`, `engine.timeline` and
+            `penstock` on the command line show what it would.
+        configure_logging: False leaves the logger "engine" as it is.
+        logging_level: the level of that logger, default unchanged.
+        logging_format: write its records to stderr in this format.
         config: limits and time-outs (`engine.config.Config`).
 
-    Raises RuntimeError when the engine already runs in this process.
+    Raises RuntimeError when the engine already runs in this process, TypeError or ValueError for
+    arguments that cannot be. Arguments of Ray that this engine does not have are refused with what
+    to do instead.
     """
     if client.current() is not None:
         if ignore_reinit_error:
@@ -77,16 +101,29 @@ def init(
             "the engine already runs in this process. Call engine.shutdown() first, or pass "
             "ignore_reinit_error=True."
         )
+    refuse({**refused, "include_dashboard": include_dashboard})
     if address not in (None, "local"):
         raise ConnectionError(
             f"no cluster answers at address={address!r}. Leave address out to run on this machine."
         )
-    total = _amounts(num_cpus, num_gpus, resources)
+    total, devices = resources_here(num_cpus, num_gpus, resources)
     if object_store_memory is not None and object_store_memory < 1 << 20:
         raise ValueError(
             f"object_store_memory={object_store_memory!r}: expected bytes, at least 1 MiB"
         )
-    driver.start(total, object_store_memory, namespace, list(_preloads), config or Config())
+    environment = RuntimeEnv.of(runtime_env or {})
+    driver.start(
+        total,
+        object_store_memory,
+        checked_namespace(namespace),
+        list(_preloads),
+        config or Config(),
+        devices=devices,
+        labels=checked_labels(labels),
+        environment=encode_environment(environment),
+    )
+    if configure_logging:
+        set_up_logging(logging_level, logging_format)
     return _context()
 
 
@@ -111,25 +148,6 @@ def preload(what: str) -> None:
         home.promise("preload", modules=[what])
 
 
-def _amounts(
-    num_cpus: float | None, num_gpus: float | None, resources: dict[str, float] | None
-) -> dict[str, float]:
-    total: dict[str, float] = {"CPU": float(len(os.sched_getaffinity(0)))}
-    for name, label, amount in (("CPU", "num_cpus", num_cpus), ("GPU", "num_gpus", num_gpus)):
-        if amount is None:
-            continue
-        if isinstance(amount, bool) or not isinstance(amount, int | float) or amount < 0:
-            raise ValueError(f"{label}={amount!r}: expected a number >= 0")
-        total[name] = float(amount)
-    for name, amount in (resources or {}).items():
-        if name in ("CPU", "GPU"):
-            raise ValueError(f"resources={{{name!r}: ...}}: use num_{name.lower()}s instead")
-        if isinstance(amount, bool) or not isinstance(amount, int | float) or amount < 0:
-            raise ValueError(f"resources={{{name!r}: {amount!r}}}: expected a number >= 0")
-        total[name] = float(amount)
-    return total
-
-
 def _context() -> Context:
     home = client.current()
     assert home is not None
@@ -137,6 +155,7 @@ def _context() -> Context:
         {
             "node_id": home.node.hex(),
             "resources": home.info["resources"],
+            "labels": home.info["labels"],
             "namespace": home.info["namespace"],
             "driver_id": home.id.hex(),
         }

@@ -87,9 +87,7 @@ def list_tasks() -> list[dict[str, Any]]:
 
 def why_pending(ref: Any) -> str:
     """In words, why a reference is not ready yet ("ready" when it is)."""
-    home = runtime()
-    with home.lock:
-        return home.owner.pending_reason(ref.binary())
+    return runtime().reason(ref.binary(), True)
 
 
 def _count(records: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:

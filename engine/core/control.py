@@ -13,6 +13,7 @@ from engine.core.values import ObjectValue, Value
 
 __all__ = [
     "ActorChanged",
+    "Assigned",
     "Attach",
     "Blocked",
     "Census",
@@ -46,17 +47,23 @@ __all__ = [
     "SegmentDropped",
     "SegmentsReturned",
     "Stop",
+    "Unplaceable",
+    "Waiting",
     "Welcome",
     "WorkerDied",
 ]
 
 
 class Hello(msgspec.Struct, array_like=True, gc=False, tag=40):
-    """First message of a process to its node. A worker's brings its `Notebook`'s descriptor."""
+    """First message of a process to its node. A worker's brings its `Notebook`'s descriptor.
+
+    `error`: what went wrong when the worker set its runtime environment up; it is about to end.
+    """
 
     process: bytes
     pid: int
     kind: str
+    error: str = ""
 
 
 class Welcome(msgspec.Struct, array_like=True, gc=False, tag=41):
@@ -67,21 +74,30 @@ class Welcome(msgspec.Struct, array_like=True, gc=False, tag=41):
 
 
 class LeaseRequest(msgspec.Struct, array_like=True, gc=False, tag=42):
-    """I want `wanted` more workers of this shape (replaces my earlier figure)."""
+    """I want `wanted` more workers of this shape (replaces my earlier figure).
+
+    `name`: a task that waits for one, for messages to people.
+    """
 
     shape: bytes
     resources: dict[str, float]
     wanted: int
     group: bytes = b""
     bundle: int = -1
+    environment: bytes = b""
+    name: str = ""
 
 
 class LeaseGrant(msgspec.Struct, array_like=True, gc=False, tag=43):
-    """Worker `worker` is yours for tasks of `shape`, over the connection of the same name."""
+    """Worker `worker` is yours for tasks of `shape`, over the connection of the same name.
+
+    `devices`: the GPUs that it may use.
+    """
 
     shape: bytes
     worker: bytes
     pid: int
+    devices: list[str] | None = None
 
 
 class LeaseReturn(msgspec.Struct, array_like=True, gc=False, tag=44):
@@ -301,10 +317,14 @@ class Gathered(msgspec.Struct, array_like=True, gc=False, tag=68):
 
 
 class Fork(msgspec.Struct, array_like=True, gc=False, tag=70):
-    """To the zygote: make a worker, or another zygote; its node socket comes with the frame."""
+    """To the zygote: make a worker, or another zygote; its node socket comes with the frame.
+
+    `environment`: the worker's runtime environment (`core.environments`).
+    """
 
     process: bytes
     zygote: bool = False
+    environment: bytes = b""
 
 
 class Forked(msgspec.Struct, array_like=True, gc=False, tag=71):
@@ -324,3 +344,34 @@ class Preloaded(msgspec.Struct, array_like=True, gc=False, tag=73):
     """From a new zygote: it is warm (`error` empty) or could not be warmed."""
 
     error: str
+
+
+class Assigned(msgspec.Struct, array_like=True, gc=False, tag=110):
+    """To a worker, ahead of what it is to run: what that work was given.
+
+    From the owner at the start of a lease, over the connection that the calls take; from the node
+    for an actor. `capture`: work submitted from there goes into the same placement group.
+    """
+
+    resources: dict[str, float]
+    devices: list[str] | None = None
+    group: bytes = b""
+    capture: bool = False
+
+
+class Unplaceable(msgspec.Struct, array_like=True, gc=False, tag=111):
+    """To an owner: tasks of `shape` that wait for a worker will never have one; they fail.
+
+    `kind` names the class of the error. `running`: so do those that run, their workers are ended.
+    """
+
+    shape: bytes
+    kind: str
+    text: str
+    running: bool = False
+
+
+class Waiting(msgspec.Struct, array_like=True, gc=False, tag=112):
+    """To a process: something it has asked for waits for long; `text` warns its user."""
+
+    text: str

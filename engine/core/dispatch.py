@@ -18,8 +18,16 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.config import Config
-from engine.core.control import LeaseGrant, LeaseReclaim, LeaseRequest, LeaseReturn
+from engine.core.control import (
+    Assigned,
+    LeaseGrant,
+    LeaseReclaim,
+    LeaseRequest,
+    LeaseReturn,
+    Unplaceable,
+)
 from engine.core.messages import Call, Define, Recall
+from engine.core.placing import Placing
 
 __all__ = ["Dispatcher", "Lease", "Shape", "Task"]
 
@@ -99,18 +107,18 @@ class Lease:
 
 
 class Shape:
-    """Tasks with the same resources (and placement), and the leases that serve them."""
+    """Tasks with the same placing, and the leases that serve them.
 
-    __slots__ = ("bundle", "depth", "group", "key", "leases", "mean_us", "pending", "requested",
-                 "resources")
+    `depth` is how many are sent to a worker at a time, at most `depth_max`.
+    """
 
-    def __init__(
-        self, key: bytes, resources: dict[str, float], group: bytes = b"", bundle: int = -1
-    ) -> None:
+    __slots__ = ("depth", "depth_max", "key", "leases", "mean_us", "pending", "placing",
+                 "requested")
+
+    def __init__(self, key: bytes, placing: Placing, depth_max: int) -> None:
         self.key = key
-        self.resources = resources
-        self.group = group
-        self.bundle = bundle
+        self.placing = placing
+        self.depth_max = depth_max
         self.pending: deque[Task] = deque()
         self.leases: dict[bytes, Lease] = {}
         self.requested = 0
@@ -136,13 +144,13 @@ class Dispatcher:
         self.leases: dict[bytes, Lease] = {}
         self._known: dict[bytes, set[bytes]] = {}  # definitions sent, by process
 
-    def shape(
-        self, key: bytes, resources: dict[str, float], group: bytes = b"", bundle: int = -1
-    ) -> Shape:
-        """The shape of this key, made at first use."""
+    def shape(self, placing: Placing) -> Shape:
+        """The shape of this placing, made at first use."""
+        key = placing.key()
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = Shape(key, resources, group, bundle)
+            depth = 1 if placing.spread else self._config.pipeline_depth_max
+            shape = self._shapes[key] = Shape(key, placing, depth)
         return shape
 
     def shapes(self) -> list[Shape]:
@@ -184,7 +192,11 @@ class Dispatcher:
             self._ask(shape, wanted)
 
     def _ask(self, shape: Shape, wanted: int) -> None:
-        message = LeaseRequest(shape.key, shape.resources, wanted, shape.group, shape.bundle)
+        where = shape.placing
+        name = shape.pending[0].name if shape.pending else ""
+        message = LeaseRequest(
+            shape.key, where.resources, wanted, where.group, where.bundle, where.environment, name
+        )
         self._send(self._node, message)
 
     def _push(self, lease: Lease, task: Task) -> None:
@@ -221,6 +233,9 @@ class Dispatcher:
         lease = Lease(shape, message.worker, message.pid, known)
         lease.idle_since = now
         shape.leases[message.worker] = self.leases[message.worker] = lease
+        where = shape.placing
+        given = Assigned(where.resources, message.devices, where.group, where.capture)
+        self._send(message.worker, given)
         self._fill(lease)
         if shape.pending and not shape.requested:
             self._request(shape)  # fewer were asked for than have come to wait since
@@ -240,7 +255,7 @@ class Dispatcher:
         mean = shape.mean_us
         shape.mean_us = mean = us if mean < 0 else mean + 0.2 * (us - mean)
         depth = int(self._config.pipeline_target_us / (mean + 1.0))
-        shape.depth = min(max(depth, 1), self._config.pipeline_depth_max)
+        shape.depth = min(max(depth, 1), shape.depth_max)
         if shape.pending:
             if len(lease.in_flight) * 2 <= shape.depth:
                 self._fill(lease)
@@ -320,6 +335,19 @@ class Dispatcher:
             return []
         del lease.shape.leases[worker]
         return list(lease.in_flight.values())
+
+    def on_unplaceable(self, message: Unplaceable) -> list[Task]:
+        """Tasks that will never have a worker, or whose workers the node is ending."""
+        shape = self._shapes[message.shape]
+        tasks = list(shape.pending)
+        shape.pending.clear()
+        shape.requested = 0
+        if message.running:
+            for worker, lease in shape.leases.items():
+                tasks += lease.in_flight.values()
+                del self.leases[worker]
+            shape.leases.clear()
+        return tasks
 
     def remove(self, task: Task) -> bool:
         """Take a task out of the queue. False when it is no longer there."""

@@ -272,6 +272,16 @@ class HeadMachine:
             record.failure = encode_failure("ActorDiedError", f"actor {record.title} {cause}")
             self._die(record)
 
+    def fail(self, actor: bytes, kind: str, text: str) -> None:
+        """An actor cannot be, or not remain, where it was to run: it is dead, with this error."""
+        record = self.actors.get(actor)
+        if record is None or record.state == "dead":
+            return
+        record.restarts_left = 0
+        record.cause = text
+        record.failure = encode_failure(kind, f"actor {record.title}: {text}")
+        self._die(record)
+
     def end(self, actor: bytes, cause: str) -> None:
         """End an actor after what it has queued; nobody holds a handle any more."""
         record = self.actors.get(actor)

@@ -11,6 +11,7 @@ import msgspec
 
 from engine.core.control import (
     ActorChanged,
+    Assigned,
     Attach,
     Blocked,
     Census,
@@ -44,6 +45,8 @@ from engine.core.control import (
     SegmentDropped,
     SegmentsReturned,
     Stop,
+    Unplaceable,
+    Waiting,
     Welcome,
     WorkerDied,
 )
@@ -61,6 +64,7 @@ __all__ = [
     "Covered",
     "Define",
     "Dependencies",
+    "Details",
     "Done",
     "DoneMany",
     "DropBorrower",
@@ -89,12 +93,23 @@ class Define(msgspec.Struct, array_like=True, gc=False, tag=1):
     blob: bytes
 
 
+class Details(msgspec.Struct, array_like=True, gc=False):
+    """What few calls have, apart so that the others do not pay for it.
+
+    `window`: items of a generator that may be unconsumed, 0 for any number. `name`: what the caller
+    named the call.
+    """
+
+    window: int = 0
+    name: str = ""
+
+
 class Call(msgspec.Struct, array_like=True, gc=False, tag=2):
     """Run a function.
 
     `args` is the pickled (args, kwargs), or `large` is the object that holds it. `deps` are the
     values of the references among the arguments, in the order of their slots. `returns` is
-    STREAMING for a generator, of which `window` items may be unconsumed (0: any number).
+    STREAMING for a generator.
     """
 
     id: bytes
@@ -104,7 +119,7 @@ class Call(msgspec.Struct, array_like=True, gc=False, tag=2):
     buffers: list[bytes] | None = None
     deps: list[ObjectValue] | None = None
     large: ObjectValue | None = None
-    window: int = 0
+    details: Details | None = None
 
 
 class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
@@ -124,7 +139,7 @@ class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
     buffers: list[bytes] | None = None
     deps: list[ObjectValue] | None = None
     large: ObjectValue | None = None
-    window: int = 0
+    details: Details | None = None
     acked: int = -1
     caller: bytes = b""
 
@@ -370,4 +385,7 @@ Message = (
     | Checkpoint
     | CheckpointKept
     | Restore
+    | Assigned
+    | Unplaceable
+    | Waiting
 )

@@ -3,7 +3,11 @@
 Owners say how many more workers of a shape they want (`LeaseRequest`, a level, not an event); the
 node grants while resources last, one at a time in turn, starts workers when none is idle, and asks
 for leases back when others wait: idle ones at once, busy ones after a quantum. A worker that blocks
-inside a task lends its resources out until it goes on.
+inside a task lends its CPUs out until it goes on; what else it has, it keeps: a device's memory or
+a licence is in use all the same.
+
+Workers belong to a runtime environment and never change it. One that was given GPUs is not used
+again after its lease: a process keeps the devices it has once seen, and memory on them.
 
 Pure: effects leave through the `NodeEdge`.
 """
@@ -14,13 +18,17 @@ from collections import deque
 from typing import Any, Protocol
 
 from engine.config import Config
-from engine.core.control import LeaseGrant, LeaseReclaim, LeaseRequest, Retire
-from engine.core.resources import Pool, fits, to_units
+from engine.core.control import LeaseGrant, LeaseReclaim, LeaseRequest, Unplaceable
+from engine.core.groups import INFEASIBLE, Group, Groups
+from engine.core.reasons import Reasons
+from engine.core.resources import GPU, UNIT, Pool, add_up, fits, to_units
+from engine.core.roster import Roster, Worker
 
 __all__ = ["Demand", "NodeEdge", "NodeMachine", "Worker"]
 
 # Forks in one go: more would starve the workers that already run.
 _START_LIMIT = 8
+_REMOVED = "its placement group was removed"
 
 
 class NodeEdge(Protocol):
@@ -32,52 +40,35 @@ class NodeEdge(Protocol):
     def connect(self, one: bytes, other: bytes) -> None:
         """See to it that two processes have a direct connection."""
 
-    def start_worker(self) -> None:
+    def start_worker(self, environment: bytes) -> None:
         """Fork a worker; `on_worker_ready` follows."""
 
     def placed(self, actor: bytes, worker: bytes) -> None:
         """An actor demand was met by this worker."""
 
+    def unplaceable(self, actor: bytes, kind: str, text: str) -> None:
+        """An actor cannot be, or can no longer be, where it was to run."""
+
     def group_placed(self, group: bytes) -> None:
         """All bundles of a placement group are reserved."""
+
+    def group_removed(self, group: bytes) -> None:
+        """A placement group is no more."""
 
     def kill(self, process: bytes, cause: str) -> None:
         """Kill a worker at once."""
 
 
-class Worker:
-    """A worker process. `use` says what for: "" (idle), "lease" or "actor"."""
+class Demand:
+    """`wanted` workers of one shape for one owner, or one for an actor.
+
+    `since`: when it was last met in part, or made.
+    """
 
     __slots__ = (
-        "blocked",
-        "owner",
-        "pid",
-        "pool",
-        "process",
-        "reclaim",
-        "shape",
-        "since",
-        "units",
-        "use",
+        *("actor", "bundle", "environment", "fresh", "group", "owner", "shape", "since", "title"),
+        *("units", "wanted"),
     )
-
-    def __init__(self, process: bytes, pid: int) -> None:
-        self.process = process
-        self.pid = pid
-        self.use = ""
-        self.owner = b""
-        self.shape = b""
-        self.units: dict[str, int] = {}
-        self.pool: Pool | None = None
-        self.blocked = False
-        self.since = 0.0
-        self.reclaim = 0
-
-
-class Demand:
-    """`wanted` workers of one shape for one owner, or one for an actor."""
-
-    __slots__ = ("actor", "bundle", "fresh", "group", "owner", "shape", "since", "units", "wanted")
 
     def __init__(self, owner: bytes, shape: bytes, units: dict[str, int], since: float) -> None:
         self.owner = owner
@@ -88,22 +79,40 @@ class Demand:
         self.actor = b""
         self.group = b""
         self.bundle = -1
+        self.environment = b""
+        self.title = ""
         self.fresh = False
+
+    def kind(self, what: str) -> str:
+        """The class of an error about this demand: of tasks, or of actors."""
+        return ("Actor" if self.actor else "Task") + what
 
 
 class NodeMachine:
-    """Leases and workers of one node."""
+    """Leases and workers of one node.
 
-    def __init__(self, resources: dict[str, float], config: Config, edge: NodeEdge) -> None:
-        self.pool = Pool(to_units(resources))
-        self.workers: dict[bytes, Worker] = {}
-        self.bundles: dict[bytes, list[Pool]] = {}  # placement group -> pools
+    `devices` names its GPUs; `environment` is the one for which idle workers are kept.
+    """
+
+    def __init__(
+        self,
+        resources: dict[str, float],
+        config: Config,
+        edge: NodeEdge,
+        *,
+        devices: list[str] | None = None,
+        environment: bytes = b"",
+    ) -> None:
+        shares = None if devices is None else dict.fromkeys(devices, UNIT)
+        self.pool = Pool(to_units(resources), shares)
+        self.groups = Groups(self.pool)
+        kept = max(1, self.pool.total.get("CPU", 0) // UNIT)
+        self.roster = Roster(config, edge, environment, kept)
+        self.workers = self.roster.workers
         self._config = config
         self._edge = edge
-        self._groups_waiting: dict[bytes, list[dict[str, int]]] = {}
-        self._idle: list[Worker] = []
-        self._demands: dict[tuple[bytes, bytes], Demand] = {}
-        self.starting = 0
+        self.demands: dict[tuple[bytes, bytes], Demand] = {}
+        self.reasons = Reasons(self, config.waiting_warning_seconds, edge.send)
         # Whether a worker started now has more loaded than the idle ones (see `engine.preload`).
         self.fresh_is_warm = False
 
@@ -113,15 +122,17 @@ class NodeMachine:
         """An owner wants `wanted` more workers of a shape (0: no more)."""
         key = (owner, message.shape)
         if message.wanted <= 0:
-            self._demands.pop(key, None)
+            self.demands.pop(key, None)
             return
-        demand = self._demands.get(key)
+        demand = self.demands.get(key)
         if demand is None:
             units = to_units(message.resources)
-            demand = self._demands[key] = Demand(owner, message.shape, units, now)
+            demand = self.demands[key] = Demand(owner, message.shape, units, now)
             demand.group, demand.bundle = message.group, message.bundle
+            demand.environment, demand.title = message.environment, f"task {message.name}"
         demand.wanted = message.wanted
-        self.schedule(now)
+        if not self._refuse(demand):
+            self.schedule(now)
 
     def want_actor(
         self,
@@ -132,8 +143,10 @@ class NodeMachine:
         now: float,
         *,
         fresh: bool = False,
+        environment: bytes = b"",
+        title: str = "",
     ) -> None:
-        """The head wants a worker for an actor; `placed` follows.
+        """The head wants a worker for an actor; `placed` or `unplaceable` follows.
 
         `fresh`: a new process if that has more loaded than an idle one.
         """
@@ -141,147 +154,198 @@ class NodeMachine:
         demand.wanted, demand.actor = 1, actor
         demand.fresh = fresh and self.fresh_is_warm
         demand.group, demand.bundle = group, bundle
-        self._demands[b"", actor] = demand
-        self.schedule(now)
+        demand.environment, demand.title = environment, title
+        self.demands[b"", actor] = demand
+        if not self._refuse(demand):
+            self.schedule(now)
+
+    def _refuse(self, demand: Demand) -> bool:
+        """Whether a demand can never be met where it has to be; then it has failed."""
+        if not demand.group:
+            return False
+        group = self.groups.all.get(demand.group)
+        if group is None:
+            self._fail(demand, demand.kind("PlacementGroupRemoved"), _REMOVED)
+        elif group.state == INFEASIBLE or not group.can_hold(demand.units, demand.bundle):
+            where = "" if demand.bundle < 0 else f"bundle {demand.bundle} of "
+            text = f"what it asks for fits nowhere in {where}its placement group {group.bundles}"
+            self._fail(demand, demand.kind("UnschedulableError"), text)
+        else:
+            return False
+        return True
+
+    def _fail(self, demand: Demand, kind: str, text: str) -> None:
+        del self.demands[demand.owner, demand.shape]
+        if demand.actor:
+            self._edge.unplaceable(demand.actor, kind, text)
+        else:
+            self._edge.send(demand.owner, Unplaceable(demand.shape, kind, text))
 
     def drop_actor_demand(self, actor: bytes) -> None:
         """The actor is dead before it was placed."""
-        self._demands.pop((b"", actor), None)
+        self.demands.pop((b"", actor), None)
 
     # ------------------------------------------------------------------ placement groups
 
-    def want_group(self, group: bytes, bundles: list[dict[str, float]], now: float) -> bool:
-        """Reserve all bundles, now or when they are free; False when this node never can.
+    def want_group(self, group: Group, now: float) -> Group | None:
+        """Reserve all bundles, now or when they are free.
 
-        One node: every strategy but STRICT_SPREAD packs here (the caller refuses that one).
+        Returns the group that has the same name, if there is one: then nothing happens.
         """
-        wanted = [to_units(bundle) for bundle in bundles]
-        if not fits(_sum(wanted), self.pool.total):
-            return False
-        self._groups_waiting[group] = wanted
-        self.schedule(now)
-        return True
+        taken = self.groups.add(group)
+        if taken is None:
+            self.schedule(now)
+        return taken
 
-    def _place_groups(self) -> None:
-        for group, wanted in list(self._groups_waiting.items()):
-            whole = _sum(wanted)
-            if not fits(whole, self.pool.free):
-                return  # in order: a large group must not starve behind small ones
-            del self._groups_waiting[group]
-            self.pool.take(whole)
-            self.bundles[group] = [Pool(bundle) for bundle in wanted]
-            self._edge.group_placed(group)
-
-    def remove_group(self, group: bytes, now: float) -> None:
+    def remove_group(self, group_id: bytes, now: float) -> None:
         """Give the bundles back and end what runs in them. Removing twice is no error."""
-        self._groups_waiting.pop(group, None)
-        pools = self.bundles.pop(group, None)
-        if pools is None:
+        group = self.groups.remove(group_id)
+        if group is None:
             return
-        for worker in self.workers.values():
-            if worker.pool is not None and any(worker.pool is pool for pool in pools):
-                self._edge.kill(worker.process, "was killed: its placement group was removed")
-        self.pool.give(_sum([pool.total for pool in pools]))
+        for demand in [one for one in self.demands.values() if one.group == group_id]:
+            self._fail(demand, demand.kind("PlacementGroupRemoved"), _REMOVED)
+        for worker in list(self.workers.values()):
+            if worker.pool not in group.pools:
+                continue
+            if worker.use == "actor":
+                self._edge.unplaceable(worker.owner, "ActorPlacementGroupRemoved", _REMOVED)
+            else:  # before its death is told, which would have its tasks tried again
+                gone = Unplaceable(worker.shape, "TaskPlacementGroupRemoved", _REMOVED, True)
+                self._edge.send(worker.owner, gone)
+                self._edge.kill(worker.process, f"was killed: {_REMOVED}")
+        self._edge.group_removed(group_id)
         self.schedule(now)
+
+    def kept_for_group(self) -> set[str]:
+        """Resources that nobody else is given, so that the next placement group comes to its turn.
+
+        Only while it would be placed if all leases were given back: it does not wait for actors at
+        the expense of tasks.
+        """
+        group = self.groups.next_waiting()
+        if group is None:
+            return set()
+        whole = add_up(group.units)
+        leased = [
+            one.units for one in self.workers.values()
+            if one.use == "lease" and one.pool is self.pool and not one.blocked
+        ]
+        if not fits(whole, add_up([self.pool.free, *leased])):
+            return set()
+        return {name for name, amount in whole.items() if self.pool.free.get(name, 0) < amount}
 
     def schedule(self, now: float, newcomer: Worker | None = None) -> None:
         """Meet demands in turn, as far as resources and workers go.
 
         `newcomer` is a worker that has just started.
         """
-        if self._groups_waiting:
-            self._place_groups()
-        needed = 0
-        limit = self.starting + _START_LIMIT
-        turn = deque((key, demand, demand.wanted) for key, demand in self._demands.items())
+        for group in self.groups.place():
+            self._edge.group_placed(group.id)
+        kept = self.kept_for_group()
+        needed: dict[bytes, int] = {}
+        limit = self.roster.starting + _START_LIMIT
+        turn = deque((key, demand, demand.wanted) for key, demand in self.demands.items())
         promised: dict[int, dict[str, int]] = {}
-        while turn and needed < limit:
+        while turn and limit > 0:
             key, demand, left = turn.popleft()
-            pool = self._pool_for(demand.units, demand.group, demand.bundle)
+            pool = self.pool_for(demand)
             if pool is None or not self._fits_beside(demand, pool, promised):
                 continue
-            if demand.fresh and newcomer is not None:
-                worker, newcomer = newcomer, None
-            elif self._idle and not needed and not demand.fresh:
-                worker = self._idle[-1]  # the one used last is the warmest
+            if pool is self.pool and not kept.isdisjoint(demand.units):
+                continue
+            environment = demand.environment
+            if not demand.fresh:
+                worker = self.roster.take(environment)
+            elif newcomer is not None and newcomer.environment == environment:
+                worker, newcomer = self.roster.take_this(newcomer), None
             else:
                 worker = None
             if worker is not None:
-                self._idle.remove(worker)
                 self._grant(demand, pool, worker, now)
                 if demand.wanted == 0:
-                    del self._demands[key]
+                    del self.demands[key]
             else:  # promise the resources to a worker yet to be started, and go on counting
-                needed += 1
+                limit -= 1
+                needed[environment] = needed.get(environment, 0) + 1
                 share = promised.setdefault(id(pool), {})
                 for name, amount in demand.units.items():
                     share[name] = share.get(name, 0) + amount
             if left > 1:
                 turn.append((key, demand, left - 1))
-        for _ in range(needed - self.starting):
-            self.starting += 1
-            self._edge.start_worker()
-        if self._demands:
-            self._reclaim(now)
+        for environment, count in needed.items():
+            self.roster.start(environment, count)
+        self._reclaim(now)
 
     def _fits_beside(
         self, demand: Demand, pool: Pool, promised: dict[int, dict[str, int]]
     ) -> bool:
         share = promised.get(id(pool))
-        if share is None:
-            return fits(demand.units, pool.free)
+        if share is None or not pool.has_room(demand.units):
+            return pool.has_room(demand.units)
         free = {name: pool.free.get(name, 0) - share.get(name, 0) for name in demand.units}
         return fits(demand.units, free)
 
-    def _pool_for(self, units: dict[str, int], group: bytes, bundle: int) -> Pool | None:
-        if not group:
+    def pool_for(self, demand: Demand) -> Pool | None:
+        """Where its resources are to come from; None while its placement group waits."""
+        if not demand.group:
             return self.pool
-        pools = self.bundles.get(group)
-        if pools is None:
-            return None
-        if bundle >= 0:
-            return pools[bundle]
-        return next((pool for pool in pools if fits(units, pool.free)), pools[0])
+        return self.groups.all[demand.group].pool_for(demand.units, demand.bundle)
 
     def _grant(self, demand: Demand, pool: Pool, worker: Worker, now: float) -> None:
         demand.wanted -= 1
         demand.since = now
         pool.take(demand.units)
+        worker.devices = pool.devices.take(demand.units.get(GPU, 0)) or {}
         worker.units, worker.pool, worker.since = demand.units, pool, now
-        worker.reclaim = 0
+        worker.reclaim, worker.title = 0, demand.title
         if demand.actor:
             worker.use, worker.owner = "actor", demand.actor
             self._edge.placed(demand.actor, worker.process)
         else:
             worker.use, worker.owner, worker.shape = "lease", demand.owner, demand.shape
             self._edge.connect(demand.owner, worker.process)
-            grant = LeaseGrant(demand.shape, worker.process, worker.pid)
+            devices = list(worker.devices) or None
+            grant = LeaseGrant(demand.shape, worker.process, worker.pid, devices)
             self._edge.send(demand.owner, grant)
 
     # ------------------------------------------------------------------ fairness
 
     def _reclaim(self, now: float) -> None:
         quantum = self._config.lease_quantum_seconds
-        for (owner, shape), demand in self._demands.items():
-            pool = self._pool_for(demand.units, demand.group, demand.bundle)
-            if pool is None or fits(demand.units, pool.free):
+        for (owner, shape), demand in self.demands.items():
+            pool = self.pool_for(demand)
+            if pool is None or pool.has_room(demand.units):
                 continue  # waits for a worker to start, not for resources
-            mine = self._held(owner, shape)
+            mine = self.held(owner, shape)
             for worker in self.workers.values():
                 if worker.use != "lease" or worker.reclaim == 2 or worker.blocked:
                     continue
                 if (worker.owner, worker.shape) == (owner, shape):
                     continue
                 if now - demand.since >= quantum and now - worker.since >= quantum:
-                    if self._held(worker.owner, worker.shape) > mine:
+                    if self.held(worker.owner, worker.shape) > mine:
                         worker.reclaim = 2
                         self._edge.send(worker.owner, LeaseReclaim(worker.process, True))
                         break
                 elif worker.reclaim == 0:
                     worker.reclaim = 1
                     self._edge.send(worker.owner, LeaseReclaim(worker.process, False))
+        if self.kept_for_group():
+            self._reclaim_for_group(now, quantum)
 
-    def _held(self, owner: bytes, shape: bytes) -> int:
+    def _reclaim_for_group(self, now: float, quantum: float) -> None:
+        group = self.groups.next_waiting()
+        assert group is not None
+        for worker in self.workers.values():
+            if worker.use != "lease" or worker.pool is not self.pool or worker.blocked:
+                continue
+            drain = now - max(group.since, worker.since) >= quantum
+            if worker.reclaim < (2 if drain else 1):
+                worker.reclaim = 2 if drain else 1
+                self._edge.send(worker.owner, LeaseReclaim(worker.process, drain))
+
+    def held(self, owner: bytes, shape: bytes) -> int:
+        """How many leases of this shape the owner has and may keep."""
         return sum(
             1
             for worker in self.workers.values()
@@ -290,103 +354,103 @@ class NodeMachine:
         )
 
     def tick(self, now: float) -> float | None:
-        """Look whether somebody has waited for a quantum; returns the time of the next look."""
-        if not self._demands:
-            return self._retire(now)
+        """Look whether somebody has waited for long; returns the time of the next look."""
+        following = self.roster.retire(now)
+        if not self.demands and self.groups.next_waiting() is None:
+            return following
         for worker in self.workers.values():
             if worker.reclaim == 1:
                 worker.reclaim = 0
         self._reclaim(now)
-        return now + self._config.lease_quantum_seconds
-
-    def _retire(self, now: float) -> float | None:
-        """End workers that have been idle for long, the oldest first, one a CPU excepted."""
-        spare = len(self._idle) - max(1, self.pool.total.get("CPU", 0) // 10_000)
-        limit = self._config.worker_idle_seconds
-        while spare > 0 and self._idle[0].since + limit <= now:
-            worker = self._idle.pop(0)
-            worker.use = "retiring"
-            self._edge.send(worker.process, Retire())
-            spare -= 1
-        return self._idle[0].since + limit if spare > 0 else None
-
-    def on_kept(self, process: bytes, now: float) -> None:
-        """A worker that was to end is still needed as an owner; it may as well work."""
-        worker = self.workers.get(process)
-        if worker is not None and worker.use == "retiring":
-            worker.use, worker.since = "", now
-            self._idle.append(worker)
-            self.schedule(now)
+        self.reasons.warn(now)
+        look = now + self._config.lease_quantum_seconds
+        return look if following is None else min(look, following)
 
     # ------------------------------------------------------------------ workers
 
-    def on_worker_ready(self, process: bytes, pid: int, now: float) -> None:
+    def on_kept(self, process: bytes, now: float) -> None:
+        """A worker that was to end is still needed as an owner; it may as well work."""
+        if self.roster.keep(process, now):
+            self.schedule(now)
+
+    def on_worker_ready(
+        self, process: bytes, pid: int, now: float, environment: bytes = b""
+    ) -> None:
         """A started worker said hello."""
-        self.starting = max(0, self.starting - 1)
-        worker = self.workers[process] = Worker(process, pid)
-        worker.since = now
-        self._idle.append(worker)
+        worker = self.roster.ready(process, pid, environment, now)
         self.schedule(now, worker)
 
-    def on_start_failed(self, now: float) -> None:
+    def on_start_failed(self, now: float, environment: bytes = b"", cause: str = "") -> None:
         """A worker died before its hello."""
-        self.starting = max(0, self.starting - 1)
+        failed = self.roster.failed(environment)
+        if environment and failed >= self._config.worker_starts_max:
+            text = f"{failed} workers in a row died before they were ready; the last {cause}"
+            self.on_setup_failed(environment, text)
         self.schedule(now)
+
+    def on_setup_failed(self, environment: bytes, text: str) -> None:
+        """An environment cannot be set up: what waits for it fails; later work tries again."""
+        self.roster.forgive(environment)
+        for demand in list(self.demands.values()):
+            if demand.environment == environment:
+                self._fail(demand, "RuntimeEnvSetupError", text)
 
     def on_lease_return(self, process: bytes, now: float) -> None:
         """An owner gives a worker back."""
         worker = self.workers.get(process)
         if worker is None or worker.use != "lease":
             return
+        spent = bool(worker.devices)
         self._release(worker)
-        worker.use, worker.owner, worker.since = "", b"", now
-        self._idle.append(worker)
+        self.roster.rest(worker, now, spent)
         self.schedule(now)
 
     def on_blocked(self, process: bytes, blocked: bool, now: float) -> None:
-        """A worker waits inside user code (its resources are lent out), or goes on."""
+        """A worker waits inside user code (its CPUs are lent out), or goes on."""
         worker = self.workers.get(process)
         if worker is None or worker.pool is None or worker.blocked == blocked:
             return
         worker.blocked = blocked
         if blocked:
-            worker.pool.give(worker.units)
+            worker.lent = {name: worker.units[name] for name in ("CPU",) if name in worker.units}
+            worker.pool.give(worker.lent)
             self.schedule(now)
         else:
-            worker.pool.take(worker.units)
+            worker.pool.take(worker.lent)
+            worker.lent = {}
 
     def _release(self, worker: Worker) -> None:
-        if worker.pool is not None and not worker.blocked:
-            worker.pool.give(worker.units)
+        if worker.pool is not None:
+            worker.pool.give(worker.kept_units())
+            worker.pool.devices.give(worker.devices)
         worker.pool, worker.units, worker.blocked = None, {}, False
+        worker.devices, worker.lent = {}, {}
 
     def on_died(self, process: bytes, now: float) -> Worker | None:
         """A process is gone: its demands and leases go, its resources come back."""
-        for key in [key for key in self._demands if key[0] == process]:
-            del self._demands[key]
+        for key in [key for key in self.demands if key[0] == process]:
+            del self.demands[key]
         orphans = [one for one in self.workers.values() if one.owner == process]
-        worker = self.workers.pop(process, None)
+        worker = self.roster.remove(process)
         if worker is not None:
             self._release(worker)
-            if worker in self._idle:
-                self._idle.remove(worker)
         for orphan in orphans:
             # It may still run the dead owner's task; the edge kills it (see runtime.node).
             orphan.reclaim = 2
+        for group in self.groups.made_by(process):
+            self.remove_group(group, now)
         self.schedule(now)
         return worker
 
     def waiting(self) -> list[dict[str, Any]]:
         """Demands that are not met, for people."""
         return [
-            {"owner": demand.owner.hex(), "wanted": demand.wanted, "actor": demand.actor.hex()}
-            for demand in self._demands.values()
+            {
+                "owner": demand.owner.hex(),
+                "wanted": demand.wanted,
+                "actor": demand.actor.hex(),
+                "title": demand.title,
+                "reason": self.reasons.of_demand(demand),
+            }
+            for demand in self.demands.values()
         ]
-
-
-def _sum(bundles: list[dict[str, int]]) -> dict[str, int]:
-    whole: dict[str, int] = {}
-    for bundle in bundles:
-        for name, amount in bundle.items():
-            whole[name] = whole.get(name, 0) + amount
-    return whole

@@ -19,6 +19,7 @@ from engine.core.control import (
     KillActor,
     LeaseGrant,
     LeaseReclaim,
+    Unplaceable,
     WorkerDied,
 )
 from engine.core.dispatch import Dispatcher, Task
@@ -108,6 +109,7 @@ class Owner:
             Fetch: lambda peer, message, now: self.objects.on_fetch(peer, message),
             ObjectValue: lambda peer, message, now: self.objects.resolve(message.id, message.value),
             FreeBlock: lambda peer, message, now: self._free_here(message.block),
+            Unplaceable: lambda peer, message, now: self._on_unplaceable(message),
             WorkerDied: self._on_worker_died,
             Order: lambda peer, message, now: self.callers.on_order(message),
             Covered: lambda peer, message, now: self.callers.on_covered(message),
@@ -345,6 +347,10 @@ class Owner:
             self._checkpoint_refs.pop(message.id, None)
         self.callers.on_changed(message)
 
+    def _on_unplaceable(self, message: Unplaceable) -> None:
+        for task in self.dispatch.on_unplaceable(message):
+            self._fail(task, encode_failure(message.kind, f"{task.name}: {message.text}"))
+
     # ------------------------------------------------------------------ deaths
 
     def _on_worker_died(self, peer: bytes, message: WorkerDied, now: float) -> None:
@@ -423,8 +429,16 @@ class Owner:
         if task.actor is not None and not task.worker:
             return f"{task.name} waits for its actor ({task.actor.state})"
         if not task.worker:
-            return f"{task.name} waits for a worker with {task.shape.resources}"
+            return f"{task.name} waits for a worker with {task.shape.placing.resources}"
         return f"{task.name} is on its way to, or runs in, process {short(task.worker)}"
+
+    def waits_for_node(self, object_id: bytes) -> tuple[bytes, bytes] | None:
+        """What the node knows it by (see `Reasons.of`), if an object waits for a worker."""
+        entry = self.objects.entries.get(object_id)
+        task: Task | None = None if entry is None else entry.task
+        if task is None or task.worker or task.missing:
+            return None
+        return (self.me, task.shape.key) if task.actor is None else (b"", task.actor.id)
 
 
 def _is_cancelled(value: Value) -> bool:

@@ -6,6 +6,7 @@ under `reactor.lock`; nothing that can wait (a segment lease, a fetch) happens u
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -28,23 +29,27 @@ from engine.core.control import (
     Restore,
     SegmentDropped,
     SegmentsReturned,
+    Waiting,
 )
 from engine.core.dispatch import Shape, Task
+from engine.core.environments import Scope, decode_environment
 from engine.core.ids import IdSource
 from engine.core.owner import Owner
+from engine.core.placing import Placing
 from engine.core.values import ERROR_NONE, ERROR_USER, Value, encode_failure
 from engine.runtime import futures
 from engine.runtime.process import socket_from
 from engine.runtime.reactor import Reactor
 from engine.runtime.requests import Requests
 from engine.runtime.values import Values
-from engine.runtime.waiting import Waiting
+from engine.runtime.waiting import Waits
 from engine.store import codec
 from engine.store.refs import ObjectRef, adopt, set_holder
 from engine.wire.connection import Connection
 
 __all__ = ["Runtime", "current", "set_current"]
 
+_log = logging.getLogger("engine")
 _current: Runtime | None = None
 _running: ContextVar[Any] = ContextVar("engine_running", default=None)
 
@@ -67,8 +72,16 @@ def set_current(runtime: Runtime | None) -> None:
 class Runtime:
     """Submits tasks and calls, keeps objects, answers other processes."""
 
-    def __init__(self, process: bytes, config: Config, node: bytes, info: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        process: bytes,
+        config: Config,
+        node: bytes,
+        info: dict[str, Any],
+        environment: bytes = b"",
+    ) -> None:
         self.id = process
+        self.scope = Scope(decode_environment(environment))
         self.config = config
         self.node = node
         self.info = info
@@ -102,10 +115,11 @@ class Runtime:
             retry=self._retry_exception,
         )
         self._entries = self.owner.objects.entries
-        waiting = Waiting(self)
+        waiting = Waits(self)
         self.get = waiting.get
         self.ready_among = waiting.ready_among
         self.wait = waiting.wait
+        self.reason = waiting.reason
         self._wait_for = waiting.wait_for
         self.restoring: tuple[Restore, int] | None = None  # checkpoint of an actor to be made
         # Notes what may differ in a replay, or repeats it; set in an actor that is `replayable`.
@@ -197,6 +211,8 @@ class Runtime:
             self.reactor.send(connection, given_up, True)
         elif kind is Restore:
             self.restoring = message, connection.take_descriptor()
+        elif kind is Waiting:  # outside of the lock: a terminal may be slow
+            self.reactor.after_turn.append(lambda: _log.warning(message.text))
         elif kind is Gather:
             records = self.records.get(message.what, list)()
             self.reactor.send(connection, Gathered(message.number, records), False)
@@ -352,12 +368,10 @@ class Runtime:
             if not self.node_alive:
                 raise exceptions.NodeDiedError(f"the node died before {task.name} was submitted")
 
-    def shape(
-        self, key: bytes, resources: dict[str, float], group: bytes = b"", bundle: int = -1
-    ) -> Shape:
-        """The scheduling shape of these resources."""
+    def shape(self, placing: Placing) -> Shape:
+        """The scheduling shape of this placing."""
         with self.lock:
-            return self.owner.dispatch.shape(key, resources, group, bundle)
+            return self.owner.dispatch.shape(placing)
 
     def _retry_exception(self, task: Task, value: Value) -> bool:
         wanted = task.retry_exceptions
@@ -408,9 +422,9 @@ class Runtime:
         """Ask the node or head and wait for the result; raises what it answers as a failure."""
         return self.requests.ask(what, timeout, **args)
 
-    def promise(self, what: str, **args: Any) -> ObjectRef[Any]:
-        """Ask the node or head; the answer becomes an object."""
-        return self.requests.promise(what, **args)
+    def promise(self, what: str, value: Any = None, **args: Any) -> ObjectRef[Any]:
+        """Ask the node or head; the answer, or `value` in its place, becomes an object."""
+        return self.requests.promise(what, value, **args)
 
     # ------------------------------------------------------------------ futures
 

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from time import perf_counter
 from typing import Any
 
@@ -56,12 +57,22 @@ def start(
     namespace: str,
     preload: list[str],
     config: Config,
+    *,
+    devices: list[str] | None = None,
+    labels: dict[str, str] | None = None,
+    environment: bytes = b"",
 ) -> Driver:
-    """Start node and workers and connect. Raises EngineError when the node does not come up."""
+    """Start node and workers and connect. Raises EngineError when the node does not come up.
+
+    `devices` names the GPUs among the resources; `environment` is what tasks and actors run in
+    unless they say otherwise.
+    """
     global _driver
     memory = object_store_memory
     if memory is None:
         memory = max(_STORE_MIN, int(psutil.virtual_memory().total * _STORE_SHARE))
+    left = float(max(0, psutil.virtual_memory().total - memory))
+    resources = {"memory": left, **resources}
     process = secrets.token_bytes(8)
     mine, theirs = socket.socketpair()
     command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)]
@@ -74,6 +85,9 @@ def start(
         "resources": resources,
         "object_store_memory": memory,
         "namespace": namespace,
+        "devices": devices or [],
+        "labels": labels or {},
+        "environment": environment,
         "driver": process,
         "driver_pid": os.getpid(),
         "preload": preload,
@@ -91,7 +105,7 @@ def start(
             f"the node process did not start (exit code {code}): {error}. Its own messages are "
             "on stderr."
         ) from error
-    runtime = Runtime(process, config, welcome.node, welcome.info)
+    runtime = Runtime(process, config, welcome.node, welcome.info, environment)
     connection.peer = welcome.node
     connection.pid = node.pid
     runtime.attach(connection)
@@ -99,7 +113,31 @@ def start(
     runtime.reactor.start_service()
     _driver = Driver(runtime, node)
     atexit.register(stop)
+    _catch_termination()
     return _driver
+
+
+def _catch_termination() -> None:
+    """Have SIGTERM end this process through its exit handlers, as Ray does.
+
+    Only where nobody else has an opinion on it, and only the main thread may set handlers.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(number: int, _frame: object) -> None:
+    if _driver is None or _driver.pid != os.getpid():  # a fork of the driver, say, or after `stop`
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    sys.exit(128 + number)
+
+
+def _release_termination() -> None:
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) is _terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _handshake(
@@ -123,6 +161,7 @@ def stop() -> None:
     """End every process this driver started; does nothing when there is none."""
     global _driver
     driver, _driver = _driver, None
+    _release_termination()
     if driver is None:
         return
     atexit.unregister(stop)

@@ -10,13 +10,15 @@ from functools import partial
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from engine.core.control import ActorChanged
+from engine.core.control import ActorChanged, Assigned
+from engine.core.environments import Scope
 from engine.core.ids import owner_of
 from engine.core.messages import ActorCall, Call, Done, DoneMany, Item
 from engine.core.streams import settle_key
 from engine.core.values import ERROR_USER, STREAMING, ObjectValue, Value, encode_failure
 from engine.exceptions import EngineError, TaskCancelledError
 from engine.runtime.arguments import read_arguments
+from engine.runtime.environments import DEVICES
 from engine.store import codec
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class Execution:
         self._functions: dict[bytes, Any] = {}
         self.actor: Any = None
         self.replay: Replay | None = None  # for calls that are applied exactly once
+        self.cls: Any = None  # of the actor; known before it is made
         self.actor_id = b""
         self.actor_class = ""
         self._methods: dict[str, Any] = {}
@@ -77,6 +80,9 @@ class Execution:
         # What ran, for `engine.timeline`: (key or method, start, arguments there, end).
         self.events: deque[tuple[Any, float, float, float]] = deque(maxlen=_EVENTS_KEPT)
         self.finished = 0
+        self.assigned = Assigned({})
+        self.facts: dict[str, Any] = {}  # of the actor: its options, as the head has them
+        self.restarts = 0
 
     # ------------------------------------------------------------------ what to run
 
@@ -97,10 +103,19 @@ class Execution:
 
     def title(self, call: Call | ActorCall) -> str:
         """What runs, for messages to people."""
+        if call.details is not None and call.details.name:
+            return call.details.name
         if isinstance(call, ActorCall):
             return f"{self.actor_class}.{call.method}"
         function = self._functions.get(call.key)
         return getattr(function, "__qualname__", "task")
+
+    def function_name(self, call: Call | ActorCall) -> str:
+        """The function or method that a call runs, with its module."""
+        if isinstance(call, ActorCall):
+            return f"{self.cls.__module__}.{self.actor_class}.{call.method}"
+        function = self._functions[call.key]
+        return f"{function.__module__}.{getattr(function, '__qualname__', 'task')}"
 
     def timeline(self) -> list[Any]:
         """What ran lately: [name, pid, wall-clock start in us, us for arguments, us running]."""
@@ -114,6 +129,15 @@ class Execution:
             times = (wall + start) * 1e6, (ready - start) * 1e6, (end - ready) * 1e6
             found.append([name, os.getpid(), *times])
         return found
+
+    def assign(self, assigned: Assigned) -> None:
+        """What the work that comes next was given: before its first call, under the lock."""
+        self.assigned = assigned
+        if assigned.devices:
+            os.environ[DEVICES] = ",".join(assigned.devices)
+        group = assigned.group if assigned.capture else b""
+        if group != self.runtime.scope.group:
+            self.runtime.scope = Scope(self.runtime.scope.environment, group)
 
     # ------------------------------------------------------------------ running
 
@@ -189,7 +213,8 @@ class Execution:
 
     def is_ahead(self, call: Call | ActorCall, index: int) -> bool:
         """Whether a generator that has yielded `index` items must wait for its consumer."""
-        return bool(call.window) and index - self.consumed.get(call.id, 0) >= call.window
+        window = call.details.window if call.details is not None else 0
+        return bool(window) and index - self.consumed.get(call.id, 0) >= window
 
     def send_item(self, peer: bytes, call: Call | ActorCall, index: int, item: Any) -> None:
         """Hand one item over."""
@@ -337,19 +362,20 @@ class Execution:
 
     def construct(self, create: Any) -> None:
         """Make the actor."""
-        self.blobs[create.key] = create.blob
-        cls = self.definition(create.key)
+        cls = self._become(create)
         args, kwargs = read_arguments(self.runtime, create, self.parts)
-        self.actor_id = create.id
-        self.actor_class = cls.__name__
         self.actor = cls(*args, **kwargs)
+
+    def _become(self, create: CreateActor) -> Any:
+        self.blobs[create.key] = create.blob
+        self.cls = cls = self.definition(create.key)
+        self.actor_id, self.actor_class = create.id, cls.__name__
+        self.facts, self.restarts = create.options, create.restarts
+        return cls
 
     def restore(self, create: CreateActor, message: Restore, fd: int) -> None:
         """Make the actor from its last checkpoint; its constructor does not run."""
-        self.blobs[create.key] = create.blob
-        cls = self.definition(create.key)
-        self.actor_id = create.id
-        self.actor_class = cls.__name__
+        cls = self._become(create)
         assert self.replay is not None
         self.actor = self.replay.restore(cls, message, fd)
 

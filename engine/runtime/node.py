@@ -23,6 +23,7 @@ import msgspec
 from engine.config import Config
 from engine.core.control import (
     ActorChanged,
+    Assigned,
     Attach,
     Blocked,
     CensusReply,
@@ -73,7 +74,9 @@ _DEAD_KEPT = 10_000
 class _Process:
     """A process of this node: the driver, a worker, or the zygote."""
 
-    __slots__ = ("connection", "expected", "kind", "notebook", "peers", "pid", "pidfd")
+    __slots__ = (
+        *("connection", "environment", "expected", "kind", "notebook", "peers", "pid", "pidfd"),
+    )
 
     def __init__(self, kind: str, connection: Connection | None, pid: int) -> None:
         self.kind = kind
@@ -82,6 +85,7 @@ class _Process:
         self.pidfd = -1
         self.peers: set[bytes] = set()
         self.expected = ""
+        self.environment = b""
         self.notebook: Notebook | None = None
 
 
@@ -96,7 +100,10 @@ class Node:
             self._on_messages, self._on_closed, self._on_tick,
             spin_seconds=0.0, tick_seconds=1.0,
         )
-        self.machine = NodeMachine(start["resources"], self.config, self)
+        self.machine = NodeMachine(
+            start["resources"], self.config, self,
+            devices=start["devices"], environment=start["environment"],
+        )
         self.head = HeadMachine(self)
         self.store = StoreMachine(start["object_store_memory"], self)
         self._files = SegmentFiles()
@@ -148,9 +155,7 @@ class Node:
 
     def run(self) -> None:
         """Serve until told to stop, or until the driver is gone; then end every process."""
-        for _ in range(int(self.start["prestart"])):
-            self.machine.starting += 1
-            self.start_worker()
+        self.machine.roster.start(self.start["environment"], int(self.start["prestart"]))
         self.reactor.wait_until(lambda: bool(self.stopping))
         self._end_all()
 
@@ -208,19 +213,20 @@ class Node:
         self._processes[process] = _Process(kind, connection, pid)
         self.reactor.add(connection)
 
-    def start_worker(self) -> None:
+    def start_worker(self, environment: bytes) -> None:
         """Ask the zygote for a worker (an effect of the node machine)."""
-        self._fork("worker")
+        self._fork("worker", environment)
 
-    def _fork(self, kind: str) -> bytes:
+    def _fork(self, kind: str, environment: bytes = b"") -> bytes:
         process = secrets.token_bytes(8)
         mine, theirs = socket.socketpair()
         self._add(process, kind, mine, 0)
+        self._processes[process].environment = environment
         line = self._processes[self._zygote].connection
         if line is None:  # it has just died, and so will this node
             theirs.close()
             return process
-        line.send_fd(Fork(process, kind == "zygote"), theirs.detach())
+        line.send_fd(Fork(process, kind == "zygote", environment), theirs.detach())
         self.reactor.flush_one(line)
         return process
 
@@ -286,7 +292,7 @@ class Node:
         died = WorkerDied(process, record.pid, record.expected or cause, running)
         worker = self.machine.on_died(process, now)
         if worker is None:
-            self.machine.on_start_failed(now)
+            self.machine.on_start_failed(now, record.environment, cause)
         self._dead[process] = (record.pid, died.cause)
         if len(self._dead) > _DEAD_KEPT:
             del self._dead[next(iter(self._dead))]
@@ -371,13 +377,22 @@ class Node:
         record = self._processes[peer]
         if record.kind == "worker" and record.connection is not None:
             record.notebook = Notebook(record.connection.take_descriptor())
+        if message.error:  # it ends by itself, which is when its start has failed
+            self.machine.on_setup_failed(record.environment, message.error)
+            return
         self.send(peer, Welcome(self.id, self.welcome()))
         if record.kind == "worker":
             record.pid = message.pid
-            self.machine.on_worker_ready(peer, message.pid, perf_counter())
-            if not self.machine.starting and self.start["preload"]:
+            self.machine.on_worker_ready(
+                peer, message.pid, perf_counter(), record.environment
+            )
+            if not self.machine.roster.starting and self.start["preload"]:
                 wanted, self.start["preload"] = self.start["preload"], []
                 self.preload(wanted)  # not before the first workers: they are waited for
+
+    def labels(self) -> dict[str, str]:
+        """What this node may be asked for by label; the names are Ray's."""
+        return {"ray.io/node-id": self.id.hex(), **self.start["labels"]}
 
     def welcome(self) -> dict[str, Any]:
         """What a process is told when it joins."""
@@ -386,6 +401,7 @@ class Node:
             "config": start["config"],
             "resources": start["resources"],
             "namespace": start["namespace"],
+            "labels": self.labels(),
             "driver": self._driver,
             "driver_pid": start["driver_pid"],
             # A small store is leased in small pieces, so that every process can have some.
@@ -409,6 +425,8 @@ class Node:
             options.get("bundle", -1),
             perf_counter(),
             fresh=options.get("fresh", False),
+            environment=options.get("environment", b""),
+            title=f"actor {options.get('class', '')}",
         )
 
     def unplace(self, record: ActorRecord) -> None:
@@ -418,12 +436,24 @@ class Node:
     def placed(self, actor: bytes, worker: bytes) -> None:
         """The node machine found a worker for an actor."""
         pid = self._processes[worker].pid
+        facts = self.head.actors[actor].create.options
+        devices = self.machine.workers[worker].devices
+        group, capture = facts.get("group", b""), facts.get("capture", False)
+        self.send(worker, Assigned(facts.get("resources", {}), list(devices), group, capture))
         if not self.head.on_placed(actor, worker, pid):
             self.kill(worker, "its actor was ended before it started")
 
+    def unplaceable(self, actor: bytes, kind: str, text: str) -> None:
+        """The node machine has no place for an actor, or not any more."""
+        self.head.fail(actor, kind, text)
+
     def group_placed(self, group: bytes) -> None:
         """The node machine reserved a placement group."""
-        self.services.group_placed(group)
+        self.services.groups.settle(group)
+
+    def group_removed(self, group: bytes) -> None:
+        """A placement group is no more."""
+        self.services.groups.settle(group)
 
     def _on_checkpoint(self, peer: bytes, message: Checkpoint) -> None:
         connection = self._processes[peer].connection

@@ -26,7 +26,8 @@ class Requests:
         self._runtime = runtime
         self._number = 0
         self._replies: dict[int, Any] = {}
-        self._promised: dict[int, bytes] = {}  # requests whose reply becomes an object
+        # Requests whose reply becomes an object: its id, and the value if not the reply itself.
+        self._promised: dict[int, tuple[bytes, Any]] = {}
 
     def request(self, what: str, timeout: float | None = None, **args: Any) -> Any:
         """Ask and wait: a Reply, or for a segment (number, descriptor, size).
@@ -57,13 +58,13 @@ class Requests:
             raise (getattr(exceptions, kind, None) or _BUILTIN_ERRORS[kind])(reply.error)
         return reply.result
 
-    def promise(self, what: str, **args: Any) -> ObjectRef[Any]:
-        """Ask; the answer becomes an object of this process."""
+    def promise(self, what: str, value: Any = None, **args: Any) -> ObjectRef[Any]:
+        """Ask; the answer (or `value`, once it has come) becomes an object of this process."""
         runtime = self._runtime
         object_id = runtime.ids.new()
         with runtime.lock:
             self._number += 1
-            self._promised[self._number] = object_id
+            self._promised[self._number] = object_id, value
             runtime.owner.objects.add(object_id)
             runtime.send(runtime.node, Request(self._number, what, args))
             runtime.reactor.flush()
@@ -80,6 +81,8 @@ class Requests:
         if promised is None:
             self._replies[message.number] = message
         elif message.error:
-            objects.resolve(promised, encode_failure(message.result["kind"], message.error))
+            objects.resolve(promised[0], encode_failure(message.result["kind"], message.error))
         else:
-            objects.resolve(promised, Value(codec.encode(message.result).data))
+            object_id, value = promised
+            result = message.result if value is None else value
+            objects.resolve(object_id, Value(codec.encode(result).data))

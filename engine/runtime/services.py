@@ -1,4 +1,4 @@
-"""What the node answers to a `Request`: segments, names, placement groups, and its state."""
+"""What the node answers to a `Request`: segments, names, and its state."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from engine.core.control import Request
+from engine.runtime.groups import GroupServices
 
 if TYPE_CHECKING:
     from engine.runtime.node import Node
@@ -19,7 +20,7 @@ class Services:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._waiting_groups: dict[bytes, tuple[bytes, int]] = {}
+        self.groups = GroupServices(node)
         self._handlers: dict[str, Callable[..., None]] = {
             "segment": self._segment,
             "map": self._map,
@@ -27,13 +28,13 @@ class Services:
             "reserve_name": self._reserve_name,
             "find_actor": self._find_actor,
             "list_named": self._list_named,
-            "create_group": self._create_group,
-            "remove_group": self._remove_group,
             "preload": self._preload,
             "gather": self._gather,
             "resources": self._resources,
             "nodes": self._nodes,
             "state": self._state,
+            "why": self._why,
+            **self.groups.handlers,
         }
 
     def on_request(self, peer: bytes, message: Request) -> None:
@@ -93,33 +94,6 @@ class Services:
         names = [{"namespace": space, "name": name} for space, name in self._node.head.names]
         self._node.reply(peer, number, names)
 
-    # ------------------------------------------------------------------ placement groups
-
-    def _create_group(
-        self, peer: bytes, number: int, group: bytes, bundles: list[dict[str, float]]
-    ) -> None:
-        """Answered when all bundles are reserved."""
-        self._waiting_groups[group] = (peer, number)
-        machine = self._node.machine
-        if not machine.want_group(group, bundles, perf_counter()):
-            del self._waiting_groups[group]
-            total = machine.pool.statistics()["total"]
-            text = f"this machine has {total} and can never hold the bundles {bundles}"
-            self._fail(peer, number, "TaskUnschedulableError", text)
-
-    def group_placed(self, group: bytes) -> None:
-        """The node machine has reserved the bundles."""
-        peer, number = self._waiting_groups.pop(group)
-        self._node.reply(peer, number, True)
-
-    def _remove_group(self, peer: bytes, number: int, group: bytes) -> None:
-        self._node.machine.remove_group(group, perf_counter())
-        waiting = self._waiting_groups.pop(group, None)
-        if waiting is not None:
-            text = "the placement group was removed before it was ready"
-            self._fail(waiting[0], waiting[1], "TaskPlacementGroupRemoved", text)
-        self._node.reply(peer, number, None)
-
     # ------------------------------------------------------------------ state
 
     def _preload(self, peer: bytes, number: int, modules: list[str]) -> None:
@@ -135,13 +109,20 @@ class Services:
             node.reactor.look_at(following)
 
     def _resources(self, peer: bytes, number: int) -> None:
-        self._node.reply(peer, number, self._node.machine.pool.statistics())
+        amounts, store = self._node.machine.pool.statistics(), self._node.store
+        amounts["total"]["object_store_memory"] = float(store.limit)
+        amounts["free"]["object_store_memory"] = float(store.limit - store.used)
+        self._node.reply(peer, number, amounts)
+
+    def _why(self, peer: bytes, number: int, of: bytes, shape: bytes) -> None:
+        self._node.reply(peer, number, self._node.machine.reasons.of(of, shape))
 
     def _nodes(self, peer: bytes, number: int) -> None:
         node = self._node
         record = {
             "NodeID": node.id.hex(),
             "Alive": True,
+            "Labels": node.labels(),
             "Resources": node.machine.pool.statistics()["total"],
             "object_store_used": node.store.used,
             "object_store_limit": node.store.limit,

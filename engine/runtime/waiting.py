@@ -20,14 +20,18 @@ from engine.store.refs import ObjectRef
 if TYPE_CHECKING:
     from engine.runtime.client import Runtime
 
-__all__ = ["Waiting"]
+__all__ = ["Waits"]
 
 # How long a worker waits inside user code before it gives its slot back: less would make a round
 # trip to the node out of every short wait.
 _PATIENCE_SECONDS = 300e-6
+# Who polls with a shorter time-out than this is not kept waiting for the node's reasons, which may
+# take as long as _ANSWER_SECONDS if the machine is overloaded.
+_WORTH_ASKING_SECONDS = 0.05
+_ANSWER_SECONDS = 0.5
 
 
-class Waiting:
+class Waits:
     """The waits of one process."""
 
     def __init__(self, runtime: Runtime) -> None:
@@ -80,12 +84,27 @@ class Waiting:
                     raise self._runtime.values.error_of(entry.value)
             return
         missing = [ref for ref, entry in zip(refs, found, strict=True) if entry.value is None]
-        with self._runtime.lock:
-            reason = self._runtime.owner.pending_reason(missing[0]._id)
+        ask = timeout is not None and timeout >= _WORTH_ASKING_SECONDS
+        reason = self.reason(missing[0]._id, ask)
         raise exceptions.GetTimeoutError(
             f"{len(missing)} of {count} objects were not there within {timeout} s; the first, "
             f"{short(missing[0]._id)}: {reason}"
         )
+
+    def reason(self, object_id: bytes, ask: bool) -> str:
+        """In words, why an object is not there yet; `ask` the node if it knows more."""
+        owner = self._runtime.owner
+        with self._runtime.lock:
+            text = owner.pending_reason(object_id)
+            asked = owner.waits_for_node(object_id) if ask else None
+        if asked is None:
+            return text
+        try:
+            of, shape = asked
+            known = self._runtime.ask("why", _ANSWER_SECONDS, of=of, shape=shape)
+        except exceptions.EngineError:  # busy or gone; what is known here has to do
+            return text
+        return f"{text}: {known}" if known else text
 
     def ready_among(
         self, refs: list[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool

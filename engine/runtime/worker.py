@@ -22,6 +22,7 @@ import msgspec
 from engine.config import Config
 from engine.core.control import (
     ActorChanged,
+    Assigned,
     CheckpointKept,
     CreateActor,
     Hello,
@@ -48,6 +49,7 @@ from engine.core.messages import (
 from engine.runtime import client
 from engine.runtime.client import Runtime
 from engine.runtime.concurrency import AsyncCalls, ThreadedCalls
+from engine.runtime.environments import set_up
 from engine.runtime.execution import Execution
 from engine.runtime.notebook import Notebook
 from engine.runtime.replay import Replay
@@ -111,6 +113,8 @@ class Worker:
                 self._concurrent.on_consumed()
         elif kind is Settled:
             self.execution.on_settled(message.id)
+        elif kind is Assigned:
+            self.execution.assign(message)
         elif kind in _QUEUED:
             self.queue.append((peer, message))
         elif kind is Holding or kind is CheckpointKept:
@@ -333,7 +337,7 @@ class Worker:
             self._concurrent = ThreadedCalls(self, limit)
 
 
-def main(sock: socket.socket, process: bytes) -> int:
+def main(sock: socket.socket, process: bytes, environment: bytes = b"") -> int:
     """Join the node over `sock` and serve; returns the exit code."""
     global _worker
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -341,9 +345,16 @@ def main(sock: socket.socket, process: bytes) -> int:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     hello = Connection(sock, b"", frame_max=64 << 20, passing=True)
     notebook = Notebook.create()
-    hello.send_fd(Hello(process, os.getpid(), "worker"), notebook.duplicate())
+    problem = ""
+    try:
+        set_up(environment)
+    except OSError as error:  # the user's paths: whoever waits for this worker is told
+        problem = str(error)
+    hello.send_fd(Hello(process, os.getpid(), "worker", problem), notebook.duplicate())
     sock.setblocking(True)
     hello.flush()
+    if problem:
+        return 1
     messages: list[Any] = []
     try:
         while not messages:
@@ -357,7 +368,7 @@ def main(sock: socket.socket, process: bytes) -> int:
     config = msgspec.convert(welcome.info["config"], Config)
     sock.setblocking(False)
     hello.peer = welcome.node
-    runtime = Runtime(process, config, welcome.node, welcome.info)
+    runtime = Runtime(process, config, welcome.node, welcome.info, environment)
     client.set_current(runtime)
     _worker = worker = Worker(runtime, notebook)
     runtime.attach(hello)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from engine import state
+from engine.strategies import PlacementGroupSchedulingStrategy
+from engine.util import scheduling_strategies
 from engine.util.actor_pool import ActorPool
 from engine.util.executor import Executor
 from engine.util.joblib_backend import register_joblib
 from engine.util.placement_group import (
     PlacementGroup,
-    PlacementGroupSchedulingStrategy,
+    get_current_placement_group,
+    get_placement_group,
     placement_group,
+    placement_group_table,
     remove_placement_group,
 )
 from engine.util.pool import Pool
@@ -25,10 +29,14 @@ __all__ = [
     "PlacementGroupSchedulingStrategy",
     "Pool",
     "Queue",
+    "get_current_placement_group",
+    "get_placement_group",
     "now",
     "placement_group",
+    "placement_group_table",
     "random",
     "register_joblib",
     "remove_placement_group",
+    "scheduling_strategies",
     "state",
 ]

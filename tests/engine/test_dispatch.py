@@ -12,6 +12,7 @@ from engine.config import Config
 from engine.core.control import LeaseGrant, LeaseReclaim, LeaseRequest, LeaseReturn
 from engine.core.dispatch import Dispatcher, Task
 from engine.core.messages import Call, Define, Recall
+from engine.core.placing import Placing
 
 NODE = b"node----"
 KEY = b"k" * 16
@@ -128,7 +129,7 @@ def test_every_task_is_done_exactly_once(capacity: int, deaths: bool) -> None:
     for seed in range(60):
         draw = random.Random(seed)
         world = _World(draw, capacity)
-        shapes = [world.dispatch.shape(bytes([n]), {"CPU": 1.0}) for n in range(2)]
+        shapes = [world.dispatch.shape(Placing({"CPU": 1.0 + n})) for n in range(2)]
         for _ in range(400):
             if world.count < 60 and draw.random() < 0.4:
                 world.submit(draw.choice(shapes))
@@ -161,7 +162,7 @@ def _requests(world: _World) -> list[int]:
 
 def test_a_burst_asks_for_leases_in_few_messages() -> None:
     world = _World(random.Random(1), 0)
-    shape = world.dispatch.shape(b"s", {"CPU": 1.0})
+    shape = world.dispatch.shape(Placing({"CPU": 1.0}))
     for _ in range(10_000):
         world.submit(shape)
     assert len(_requests(world)) <= 16
@@ -170,7 +171,7 @@ def test_a_burst_asks_for_leases_in_few_messages() -> None:
 
 def test_a_cancelled_task_leaves_the_queue() -> None:
     world = _World(random.Random(1), 0)
-    shape = world.dispatch.shape(b"s", {"CPU": 1.0})
+    shape = world.dispatch.shape(Placing({"CPU": 1.0}))
     task = Task(Call(b"i" * 16, KEY, b""), "f", [], 0, shape)
     world.dispatch.enqueue(task)
     assert world.dispatch.remove(task)
@@ -179,8 +180,8 @@ def test_a_cancelled_task_leaves_the_queue() -> None:
 
 def test_pipelining_follows_the_run_time() -> None:
     world = _World(random.Random(1), 1)
-    shape = world.dispatch.shape(b"s", {"CPU": 1.0})
-    world.dispatch.on_grant(LeaseGrant(b"s", b"worker--", 1), 0.0)
+    shape = world.dispatch.shape(Placing({"CPU": 1.0}))
+    world.dispatch.on_grant(LeaseGrant(shape.key, b"worker--", 1), 0.0)
     for _ in range(600):
         world.submit(shape)
     lease = shape.leases[b"worker--"]
@@ -195,9 +196,9 @@ def test_pipelining_follows_the_run_time() -> None:
 
 def test_death_returns_the_running_task_first() -> None:
     world = _World(random.Random(1), 1)
-    shape = world.dispatch.shape(b"s", {"CPU": 1.0})
+    shape = world.dispatch.shape(Placing({"CPU": 1.0}))
     shape.depth = 10
-    world.dispatch.on_grant(LeaseGrant(b"s", b"worker--", 1), 0.0)
+    world.dispatch.on_grant(LeaseGrant(shape.key, b"worker--", 1), 0.0)
     for _ in range(5):
         world.submit(shape)
     tasks = world.dispatch.on_process_died(b"worker--")
@@ -214,7 +215,7 @@ def test_a_task_that_came_after_the_request_gets_a_worker_too() -> None:
     dispatcher = Dispatcher(
         b"node", Config(), lambda peer, message: sent.append((peer, message)), lambda key: b""
     )
-    shape = dispatcher.shape(b"shape", {})
+    shape = dispatcher.shape(Placing({}))
     for number in range(3):
         call = Call(number.to_bytes(16, "big"), b"key", b"")
         dispatcher.enqueue(Task(call, "long", [call.id], 0, shape))
@@ -222,7 +223,7 @@ def test_a_task_that_came_after_the_request_gets_a_worker_too() -> None:
     while granted < 3:
         wanted = [one.wanted for peer, one in sent if isinstance(one, LeaseRequest)][-1]
         assert wanted > 0, f"{len(shape.pending)} tasks wait and nobody was asked for a worker"
-        dispatcher.on_grant(LeaseGrant(b"shape", b"worker-%d" % granted, 1), 0.0)
+        dispatcher.on_grant(LeaseGrant(shape.key, b"worker-%d" % granted, 1), 0.0)
         granted += 1
     assert not shape.pending
     assert [len(lease.in_flight) for lease in shape.leases.values()] == [1, 1, 1]

@@ -26,7 +26,7 @@ class _Edge:
     def connect(self, one: bytes, other: bytes) -> None:
         assert one != other
 
-    def start_worker(self) -> None:
+    def start_worker(self, environment: bytes) -> None:
         self.started += 1
 
     def placed(self, actor: bytes, worker: bytes) -> None:

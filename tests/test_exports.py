@@ -17,19 +17,28 @@ from tests.layout import ROOT
 PROMISED: dict[str, str] = {
     "engine": (
         "ActorHandle ObjectRef ObjectRefGenerator available_resources cancel cluster_resources "
-        "exceptions get get_actor get_runtime_context init is_initialized kill method nodes put "
-        "remote shutdown timeline wait"
+        "exceptions get get_actor get_gpu_ids get_runtime_context init is_initialized kill method "
+        "nodes put remote shutdown timeline wait"
     ),
     "engine.exceptions": (
         "ActorDiedError ActorUnavailableError EngineError GetTimeoutError NodeDiedError "
         "ObjectLostError ObjectStoreFullError OutOfMemoryError OwnerDiedError "
-        "PendingCallsLimitExceeded TaskCancelledError TaskError WorkerCrashedError"
+        "PendingCallsLimitExceeded RuntimeEnvSetupError TaskCancelledError TaskError "
+        "WorkerCrashedError"
     ),
     "engine.topology": (
         "Member MemberContext SharedArray Topology broadcast custom forward hashed key_groups "
         "rebalance"
     ),
-    "engine.util": "ActorPool Executor Pool Queue placement_group remove_placement_group",
+    "engine.runtime_env": "RuntimeEnv",
+    "engine.util": (
+        "ActorPool Executor Pool Queue get_current_placement_group get_placement_group "
+        "placement_group placement_group_table remove_placement_group scheduling_strategies"
+    ),
+    "engine.util.scheduling_strategies": (
+        "DoesNotExist Exists In NodeAffinitySchedulingStrategy NodeLabelSchedulingStrategy NotIn "
+        "PlacementGroupSchedulingStrategy"
+    ),
     "engine.state": "list_actors list_nodes list_objects list_tasks list_workers",
     "engine.testing": "Cluster reference_counts",
     "streaming": (

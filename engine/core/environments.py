@@ -32,7 +32,7 @@ def decode_environment(encoded: bytes) -> dict[str, Any]:
 def merge_environments(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     """What a child runs in: variables are merged, the child's first; other fields replace."""
     merged = {**parent, **child}
-    if parent.get("env_vars") and child.get("env_vars"):
+    if "env_vars" in parent and "env_vars" in child:
         merged["env_vars"] = {**parent["env_vars"], **child["env_vars"]}
     return merged
 

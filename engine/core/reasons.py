@@ -50,11 +50,15 @@ def why_waiting(
         for name in short
     )
     text = f"needs {amounts(needs)}; free is {free}"
-    held = []
-    for title, pid, units in holders:
-        share = {name: units[name] for name in short if units.get(name)}
-        if share:
-            held.append(f"{title}{f' (pid {pid})' if pid else ''}: {amounts(share)}")
+    shares = [
+        (title, pid, {name: units[name] for name in short if units.get(name)})
+        for title, pid, units in holders
+    ]
+    held = [
+        f"{title}{f' (pid {pid})' if pid else ''}: {amounts(share)}"
+        for title, pid, share in sorted(shares, key=lambda one: -sum(one[2].values()))
+        if share
+    ]
     if held:
         more = f" and {len(held) - _NAMED} more" if len(held) > _NAMED else ""
         text += f"; held by {'; '.join(held[:_NAMED])}{more}"
@@ -86,7 +90,7 @@ class Reasons:
         if pool is None:
             group = machine.groups.all[demand.group]
             return f"waits for placement group {group.title}, which {self.of_group(group)}"
-        if pool is machine.pool and not machine.kept_for_group().isdisjoint(demand.units):
+        if self._after_group(demand, pool):
             first = machine.groups.next_waiting()
             assert first is not None
             return f"comes after placement group {first.title}, whose turn it is"
@@ -96,6 +100,11 @@ class Reasons:
                 break
             before += other.wanted
         return why_waiting(demand.units, pool, self._holders(pool), before)
+
+    def _after_group(self, demand: Demand, pool: Pool) -> bool:
+        """Whether what it needs is kept for a placement group that has asked before."""
+        kept = self._machine.kept_for_group() if pool is self._machine.pool else set()
+        return not kept.isdisjoint(demand.units)
 
     def of_group(self, group: Group) -> str:
         """Why this group is not placed."""
@@ -119,13 +128,16 @@ class Reasons:
     # ------------------------------------------------------------------ told
 
     def warn(self, now: float) -> None:
-        """Tell who has asked for something that waits for long; once a kind of work.
+        """Tell who has asked for something that waits for resources for long; once a kind of work.
 
         Not for tasks of which others run: those wait for their turn, as a queue does.
         """
         machine, limit = self._machine, now - self._patience
         for demand in machine.demands.values():
-            if demand.since <= limit and not machine.held(demand.owner, demand.shape):
+            if demand.since > limit or machine.held(demand.owner, demand.shape):
+                continue
+            pool = machine.pool_for(demand)
+            if pool is None or not pool.has_room(demand.units) or self._after_group(demand, pool):
                 creator = owner_of(demand.actor) if demand.actor else demand.owner
                 kind = (creator, demand.title, *sorted(demand.units.items()))
                 if self._is_news(kind):

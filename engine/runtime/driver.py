@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from time import perf_counter
 from typing import Any
 
@@ -25,8 +24,9 @@ import psutil
 from engine.config import Config
 from engine.core.control import Hello, Stop, Welcome
 from engine.exceptions import EngineError
-from engine.runtime import client
+from engine.runtime import client, termination
 from engine.runtime.client import Runtime
+from engine.runtime.environments import DEVICES
 from engine.wire.connection import Connection, ConnectionClosed
 
 __all__ = ["Driver", "start", "stop"]
@@ -77,7 +77,8 @@ def start(
     mine, theirs = socket.socketpair()
     command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)]
     node = subprocess.Popen(
-        command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+        command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+        env=_environment(),
     )
     theirs.close()
     begin = {
@@ -113,31 +114,18 @@ def start(
     runtime.reactor.start_service()
     _driver = Driver(runtime, node)
     atexit.register(stop)
-    _catch_termination()
+    termination.catch()
     return _driver
 
 
-def _catch_termination() -> None:
-    """Have SIGTERM end this process through its exit handlers, as Ray does.
-
-    Only where nobody else has an opinion on it, and only the main thread may set handlers.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminated)
-
-
-def _terminated(number: int, _frame: object) -> None:
-    if _driver is None or _driver.pid != os.getpid():  # a fork of the driver, say, or after `stop`
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-    sys.exit(128 + number)
-
-
-def _release_termination() -> None:
-    main = threading.current_thread() is threading.main_thread()
-    if main and signal.getsignal(signal.SIGTERM) is _terminated:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _environment() -> dict[str, str]:
+    """What node and workers inherit: the driver's variables but for two."""
+    # Work sees the devices that it was given; like in Ray, other work sees none.
+    found = {**os.environ, DEVICES: ""}
+    # One process a core: a thread pool in each would fight for the same cores. OpenBLAS and MKL
+    # follow this variable too. Set here, since they read it when NumPy is imported.
+    found.setdefault("OMP_NUM_THREADS", "1")
+    return found
 
 
 def _handshake(
@@ -161,7 +149,7 @@ def stop() -> None:
     """End every process this driver started; does nothing when there is none."""
     global _driver
     driver, _driver = _driver, None
-    _release_termination()
+    termination.release()
     if driver is None:
         return
     atexit.unregister(stop)

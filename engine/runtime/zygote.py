@@ -21,7 +21,6 @@ import sys
 from typing import Any
 
 from engine.core.control import Fork, Forked, Preload, Preloaded, Stop
-from engine.runtime.environments import DEVICES
 from engine.runtime.process import die_with_parent, keep_freed_memory, socket_from
 from engine.wire.connection import Connection, ConnectionClosed
 
@@ -32,11 +31,6 @@ def serve(sock: socket.socket, node_pid: int, frame_max: int) -> None:
     """Fork workers on request until the node goes; never returns."""
     die_with_parent(node_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # One process a core: a thread pool in each would fight for the same cores. OpenBLAS and MKL
-    # follow this variable too, unless the user has set their own.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # Work sees the devices that it was given; like Ray, others see none.
-    os.environ[DEVICES] = ""
     _warm_up()
     _loop(sock, node_pid, frame_max)
 

@@ -227,6 +227,11 @@ for options in (
     {"num_cpus": -1}, {"num_cpus": "2"}, {"num_cpus": True}, {"num_gpus": -1},
     {"resources": {"CPU": 1}}, {"resources": {"x": -1}}, {"object_store_memory": 5},
     {"address": "10.0.0.1:1"}, {"address": "auto"}, {"unknown": 1},
+    {"num_gpus": 0.5}, {"num_cpus": float("nan")}, {"resources": {"object_store_memory": 1}},
+    {"namespace": ""}, {"namespace": 5}, {"labels": ["a"]}, {"labels": {"a": "b c"}},
+    {"labels": {"ray.io/x": "1"}}, {"include_dashboard": True}, {"dashboard_host": "0.0.0.0"},
+    {"local_mode": True}, {"_system_config": {"a": 1}}, {"_temp_dir": "/tmp"}, {"_memory": 5},
+    {"job_config": 5}, {"runtime_env": {"pip": ["x"]}},
 ):
     try:
         engine.init(**options)
@@ -250,6 +255,22 @@ print(json.dumps(rows))
         "ConnectionError: no cluster",
         "ConnectionError: no cluster",
         "TypeError: init() got an unexpected keyword",
+        "ValueError: num_gpus=0.5: expected whole devices",
+        "ValueError: num_cpus=nan: expected",
+        "ValueError: resources={'object_store_memory': ...}: use init(object_store_memory=)",
+        "ValueError: namespace='': expected a non-empty string",
+        "ValueError: namespace=5: expected a non-empty string",
+        "TypeError: labels=['a']: expected a dictionary",
+        "ValueError: labels={'a': 'b c'}: expected names, and values",
+        "ValueError: labels={'ray.io/x': ...}: the engine itself",
+        "ValueError: init(include_dashboard=True) is not for this engine: there is no dashboard",
+        "ValueError: init(dashboard_host='0.0.0.0') is not for this engine",
+        "ValueError: init(local_mode=True) is not for this engine: tasks always run in workers",
+        "ValueError: init(_system_config={'a': 1}) is not for this engine: limits and time-outs",
+        "ValueError: init(_temp_dir='/tmp') is not for this engine: the engine keeps nothing",
+        "ValueError: init(_memory=5) is not for this engine: pass resources={'memory'",
+        "ValueError: init(job_config=5) is not for this engine: pass runtime_env=",
+        "ValueError: runtime_env has no field 'pip' here",
     ]
     for row, start in zip(rows, wanted, strict=True):
         assert row.startswith(start)

@@ -28,9 +28,13 @@ class GroupServices:
         }
 
     def _create(self, peer: bytes, number: int, group: bytes, **about: Any) -> None:
-        now = perf_counter()
-        made = Group(group, peer, about.pop("bundles"), since=now, **about)
-        taken = self._node.machine.want_group(made, now)
+        now, machine = perf_counter(), self._node.machine
+        # A worker outlives the task that makes a group, or does not: neither is for the user to
+        # know. So only actors are creators; tasks make groups for the driver.
+        worker = machine.workers.get(peer)
+        creator = peer if worker is not None and worker.use == "actor" else self._node.driver
+        made = Group(group, creator, about.pop("bundles"), since=now, **about)
+        taken = machine.want_group(made, now)
         if taken is None:
             self._node.reply(peer, number, None)
             return

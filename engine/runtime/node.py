@@ -116,7 +116,7 @@ class Node:
         self._zygote = b"zygote--"
         self._successor = b""
         self._preloads: list[str] = []
-        self._driver = start["driver"]
+        self.driver = start["driver"]
         self._handlers: dict[type, Callable[[bytes, Any], None]] = {
             Hello: self._on_hello,
             Forked: self._on_forked,
@@ -148,8 +148,8 @@ class Node:
             Kept: lambda peer, message: self.machine.on_kept(peer, perf_counter()),
         }
         self._start_zygote()
-        self._add(self._driver, "driver", driver, start["driver_pid"])
-        self._watch_pid(self._driver)
+        self._add(self.driver, "driver", driver, start["driver_pid"])
+        self._watch_pid(self.driver)
 
     # ------------------------------------------------------------------ life
 
@@ -298,7 +298,7 @@ class Node:
             del self._dead[next(iter(self._dead))]
         for peer in record.peers:
             self.send(peer, died)
-        self.send(self._driver, died)
+        self.send(self.driver, died)
         self.head.on_process_died(process, record.pid, record.expected or cause, record.peers)
         self.store.on_died(process)
         self.gatherings.on_died(process)
@@ -402,7 +402,7 @@ class Node:
             "resources": start["resources"],
             "namespace": start["namespace"],
             "labels": self.labels(),
-            "driver": self._driver,
+            "driver": self.driver,
             "driver_pid": start["driver_pid"],
             # A small store is leased in small pieces, so that every process can have some.
             "segment_bytes": min(self.config.segment_bytes, self.store.limit // 16),

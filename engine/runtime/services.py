@@ -108,11 +108,14 @@ class Services:
         if following is not None:
             node.reactor.look_at(following)
 
-    def _resources(self, peer: bytes, number: int) -> None:
+    def _amounts(self) -> dict[str, dict[str, float]]:
         amounts, store = self._node.machine.pool.statistics(), self._node.store
         amounts["total"]["object_store_memory"] = float(store.limit)
         amounts["free"]["object_store_memory"] = float(store.limit - store.used)
-        self._node.reply(peer, number, amounts)
+        return amounts
+
+    def _resources(self, peer: bytes, number: int) -> None:
+        self._node.reply(peer, number, self._amounts())
 
     def _why(self, peer: bytes, number: int, of: bytes, shape: bytes) -> None:
         self._node.reply(peer, number, self._node.machine.reasons.of(of, shape))
@@ -123,7 +126,7 @@ class Services:
             "NodeID": node.id.hex(),
             "Alive": True,
             "Labels": node.labels(),
-            "Resources": node.machine.pool.statistics()["total"],
+            "Resources": self._amounts()["total"],
             "object_store_used": node.store.used,
             "object_store_limit": node.store.limit,
         }

@@ -87,8 +87,8 @@ def placement_group(
         strategy: on one machine PACK, SPREAD and STRICT_PACK place alike; STRICT_SPREAD wants a
             machine a bundle.
         name: for `get_placement_group`; one group a name and namespace (ValueError).
-        lifetime: None: the group is removed when the process that made it ends; "detached": it
-            stays until it is removed, or the engine shut down.
+        lifetime: None: the group is removed when the actor that made it ends (made elsewhere: the
+            driver); "detached": it stays until it is removed, or the engine shut down.
     """
     if not isinstance(bundles, list) or not bundles:
         raise ValueError(f"bundles={bundles!r}: expected a non-empty list of bundles")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,19 @@ def test_a_group_ends_with_its_creator_unless_it_is_detached(cluster: Any) -> No
     assert placement_group_table(stays)["is_detached"]
     remove_placement_group(get_placement_group("stays"))
     eventually(lambda: all_back(cluster), what="all resources free")
+
+
+def test_a_group_made_in_a_task_outlives_the_worker(cluster: Any) -> None:
+    @cluster.remote(num_cpus=0)
+    def make() -> Any:
+        return placement_group([{"CPU": 1}]), os.getpid()
+
+    group, pid = cluster.get(make.remote(), timeout=SECONDS)
+    assert group.wait(SECONDS)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not psutil.pid_exists(pid), SECONDS)
+    assert placement_group_table(group)["state"] == "CREATED"
+    remove_placement_group(group)
 
 
 def test_a_group_comes_to_its_turn_in_a_stream_of_tasks(cluster: Any) -> None:

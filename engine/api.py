@@ -177,17 +177,23 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
 
 
 def cluster_resources() -> dict[str, float]:
-    """All logical resources of the cluster."""
+    """All logical resources of the cluster: CPU, GPU, memory (bytes), named ones.
+
+    "object_store_memory" (bytes) is the limit of the store; no task or actor can ask for it.
+    """
     return dict(runtime().ask("resources")["total"])
 
 
 def available_resources() -> dict[str, float]:
-    """The logical resources that nobody uses at the moment."""
+    """The logical resources that no task or actor has at the moment.
+
+    They are what was asked for, not what is in use: `engine.nodes()` tells how full the store is.
+    """
     return dict(runtime().ask("resources")["free"])
 
 
 def nodes() -> list[dict[str, Any]]:
-    """One record a node."""
+    """One record a node: NodeID, Alive, Labels, Resources, bytes of the object store in use."""
     return list(runtime().ask("nodes"))
 
 

@@ -109,9 +109,9 @@ class Services:
             node.reactor.look_at(following)
 
     def _amounts(self) -> dict[str, dict[str, float]]:
-        amounts, store = self._node.machine.pool.statistics(), self._node.store
-        amounts["total"]["object_store_memory"] = float(store.limit)
-        amounts["free"]["object_store_memory"] = float(store.limit - store.used)
+        amounts = self._node.machine.pool.statistics()
+        for one in amounts.values():  # nobody reserves any of it, so all is available
+            one["object_store_memory"] = float(self._node.store.limit)
         return amounts
 
     def _resources(self, peer: bytes, number: int) -> None:

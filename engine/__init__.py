@@ -33,6 +33,7 @@ from engine.api import (
     wait,
 )
 from engine.context import get_gpu_ids, get_runtime_context
+from engine.core.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID, WorkerID
 from engine.generators import ObjectRefGenerator
 from engine.session import init, is_initialized, preload, shutdown
 from engine.store.refs import ObjectRef
@@ -40,8 +41,14 @@ from engine.timeline import timeline
 
 __all__ = [
     "ActorHandle",
+    "ActorID",
+    "JobID",
+    "NodeID",
     "ObjectRef",
     "ObjectRefGenerator",
+    "PlacementGroupID",
+    "TaskID",
+    "WorkerID",
     "available_resources",
     "cancel",
     "cluster_resources",

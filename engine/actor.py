@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from engine.core.callers import ActorClient
 from engine.core.control import CreateActor, KillActor
@@ -15,10 +15,19 @@ from engine.core.values import STREAMING, Value
 from engine.exceptions import ActorUnschedulableError, PendingCallsLimitExceeded
 from engine.functions import export
 from engine.generators import ObjectRefGenerator
-from engine.options import ACTOR, METHOD, check_options, resources_of, returns_of, window_of
+from engine.options import (
+    ACTOR,
+    METHOD,
+    check_options,
+    resources_of,
+    returns_of,
+    tightest,
+    window_of,
+)
 from engine.runtime.arguments import attach_arguments
 from engine.runtime.client import Runtime
-from engine.runtime.execution import ActorExit, Execution
+from engine.runtime.execution import ActorExit, Execution, is_coroutine
+from engine.runtime.worker import current_worker
 from engine.scheduling import place
 from engine.session import runtime
 from engine.signatures import SignatureCheck
@@ -27,11 +36,21 @@ from engine.store.refs import ObjectRef, adopt
 
 __all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "find_actor", "method"]
 
+_WINDOW = "_generator_backpressure_num_objects"
+# How long the head may take to answer who has a name, as in Ray; it takes well below 1 ms.
+_FIND_SECONDS = 60.0
+# Options of a method that travel with the call.
+_DETAILED = {"name", "concurrency_group"}
 _PROBES = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
 
 
-def method(**options: Any) -> Any:
-    """Give a method of an actor class its default options (num_returns, max_task_retries ...)."""
+def method(*args: Any, **options: Any) -> Any:
+    """Give a method of an actor class its default options (num_returns, concurrency_group ...)."""
+    if args or not options:
+        raise TypeError(
+            "@engine.method takes options, by keyword: @engine.method(num_returns=2). A method "
+            "without options needs no decorator."
+        )
     checked = check_options(METHOD, options)
 
     def decorate(function: Any) -> Any:
@@ -42,9 +61,13 @@ def method(**options: Any) -> Any:
 
 
 def exit_actor() -> NoReturn:
-    """End the actor whose method is running, for good; its pending calls raise ActorDiedError."""
-    home = runtime()
-    if getattr(home.running, "actor", None) is None:
+    """End the actor whose method is running, for good; its pending calls raise ActorDiedError.
+
+    In the constructor, in methods of any kind and in threads whose result they wait for. What was
+    registered with `atexit` in the actor's process runs.
+    """
+    worker = current_worker()
+    if worker is None or not worker.execution.actor_id:
         raise TypeError("exit_actor() is for methods of actors; this code runs outside of one")
     raise ActorExit("exited by exit_actor()")
 
@@ -62,20 +85,23 @@ class _Method:
         return _Method, (self.check, self.options)
 
 
-def check_replayable(cls: type, options: dict[str, Any], methods: dict[str, _Method]) -> None:
+def _several(options: dict[str, Any]) -> bool:
+    """Whether the options have an actor without coroutines run several calls at a time."""
+    return options.get("max_concurrency", 1) > 1 or bool(options.get("concurrency_groups"))
+
+
+def check_replayable(cls: type, several: bool, methods: dict[str, _Method]) -> None:
     """Refuse `checkpoint_every` where calls are not applied one after another."""
-    if options.get("max_concurrency", 1) > 1 or any(
-        inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
-        for _name, member in inspect.getmembers(cls)
-    ):
+    if several:
         raise ValueError(
             f"checkpoint_every for {cls.__name__}: the state of an actor that runs several calls "
-            "at a time (coroutines, max_concurrency > 1) is not a function of their order. Leave "
-            "one of the two options out."
+            "at a time (coroutines, max_concurrency > 1, concurrency_groups) is not a function of "
+            "their order. Leave one of the two options out."
         )
     if hasattr(cls, "__checkpoint__") != hasattr(cls, "__restore__"):
         raise TypeError(f"{cls.__name__} defines one of __checkpoint__ and __restore__, not both")
     for name, method in methods.items():
+        _check_retries(method.options, True, f"{cls.__name__}.{name}")
         streaming = method.options.get("num_returns") == "streaming"
         if streaming and not method.options.get("read_only"):
             raise TypeError(
@@ -84,19 +110,22 @@ def check_replayable(cls: type, options: dict[str, Any], methods: dict[str, _Met
             )
 
 
-def methods_of(cls: type) -> dict[str, _Method]:
-    """What handles of this class's actors know."""
-    methods = {}
-    for name, member in inspect.getmembers(cls, callable):
-        if name.startswith("__") and name != "__call__":
-            continue
-        static = isinstance(inspect.getattr_static(cls, name), staticmethod | classmethod)
-        check = SignatureCheck(member, f"{cls.__name__}.{name}", skip_self=not static)
-        given = getattr(member, "__engine_options__", {})
-        if returns_of(given, member) == STREAMING:
-            given = {"num_returns": "streaming", **given}
-        methods[name] = _Method(check, given)
-    return methods
+def _check_retries(options: dict[str, Any], replayed: bool, title: str) -> None:
+    if replayed and options.get("retry_exceptions"):
+        raise ValueError(
+            f"{title}: retry_exceptions would apply a call twice, and an actor with "
+            "checkpoint_every applies each exactly once. Catch the error in the method."
+        )
+
+
+class _Rules(NamedTuple):
+    """What a handle knows of its actor beside the methods."""
+
+    retries: int
+    pending_max: int
+    replayed: bool  # it has checkpoints
+    overtaking: bool  # calls do not wait for the arguments of earlier ones
+    groups: tuple[str, ...]
 
 
 class ActorClass:
@@ -108,16 +137,47 @@ class ActorClass:
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
         self._check = SignatureCheck(cls, cls.__name__)
-        self._methods = methods_of(cls)
+        members = inspect.getmembers(cls, callable)
+        self._has_coroutines = any(is_coroutine(member) for _name, member in members)
+        self._methods = {
+            name: self._method(name, member)
+            for name, member in members
+            if name == "__call__" or not name.startswith("__")
+        }
         if "checkpoint_every" in self._options:
-            check_replayable(cls, self._options, self._methods)
+            several = self._has_coroutines or _several(self._options)
+            check_replayable(cls, several, self._methods)
         self._home: Runtime | None = None
         self._key = self._blob = b""
         self._fresh = False  # wants a process with all preloads; for members of topologies
 
+    def _method(self, name: str, member: Any) -> _Method:
+        title = f"{self.__name__}.{name}"
+        static = isinstance(inspect.getattr_static(self._cls, name), staticmethod | classmethod)
+        check = SignatureCheck(member, title, skip_self=not static)
+        given = dict(getattr(member, "__engine_options__", {}))
+        _check_group(given, tuple(self._options.get("concurrency_groups", ())), title)
+        if returns_of(given, member) == STREAMING:
+            given["num_returns"] = "streaming"
+        window = tightest([given.get(_WINDOW), self._options.get(_WINDOW)])
+        if window is not None:
+            given[_WINDOW] = window
+        return _Method(check, given)
+
     def options(self, **options: Any) -> ActorClass:
         """The same class with some options changed."""
+        if "concurrency_groups" in options:
+            raise ValueError(
+                "concurrency_groups belong to the class, whose methods name them: give them to "
+                "@engine.remote(concurrency_groups=...), not to .options()"
+            )
         return ActorClass(self._cls, {**self._options, **options})
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
+        raise TypeError(
+            f"actor class {self.__name__!r} cannot be inherited from: inherit from the plain class "
+            "and make the result an actor class with @engine.remote"
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
@@ -159,6 +219,8 @@ class ActorClass:
             "name": options.get("name", ""),
             "max_restarts": options.get("max_restarts", 0),
             "max_concurrency": options.get("max_concurrency"),
+            "concurrency_groups": options.get("concurrency_groups", {}),
+            "overtaking": self._overtaking(),
             "lifetime": options.get("lifetime"),
             "max_task_retries": options.get("max_task_retries", 0),
             "max_pending_calls": options.get("max_pending_calls", -1),
@@ -171,27 +233,42 @@ class ActorClass:
         create = CreateActor(actor_id, self._key, self._blob, b"", facts)
         task = Task(create, f"{self.__name__}.__init__", [], 0, None)
         attach_arguments(home, task, args, kwargs)
-        existing = self._claim_name(home, namespace, actor_id)
+        with home.lock:
+            home.owner.objects.add(actor_id, Value()).keep = task.keep
+        ref: ObjectRef[Any] = ObjectRef(actor_id)
+        existing = self._claim_name(home, facts, actor_id)
         if existing is not None:
             return existing
         with home.lock:
-            entry = home.owner.objects.add(actor_id, Value())
-            entry.keep = task.keep
             if options.get("lifetime") != "detached":
                 farewell = KillActor(actor_id, True, True, "ended: its last handle is gone")
                 home.owner.objects.farewells[actor_id] = (home.node, farewell)
-            replayed = facts["checkpoint_every"] is not None
-            client = home.owner.callers.client(actor_id, self.__name__, False, replayed)
+            rules = _rules_of(facts)
+            client = home.owner.callers.client(
+                actor_id, self.__name__, False, rules.replayed, rules.overtaking
+            )
             home.owner.create(client, task)
             home.reactor.flush()
-        retries, pending = facts["max_task_retries"], facts["max_pending_calls"]
-        return ActorHandle(ObjectRef(actor_id), client, self._methods, retries, pending)
+        return ActorHandle(ref, client, self._methods, rules)
 
-    def _claim_name(self, home: Runtime, namespace: str, actor_id: bytes) -> ActorHandle | None:
-        name = self._options.get("name")
+    def _overtaking(self) -> bool:
+        """Whether a call may overtake one whose arguments are pending; as in Ray, by default where
+        several calls run at a time, so that the order of their effects is open anyway.
+        """
+        given: bool | None = self._options.get("allow_out_of_order_execution")
+        if given is not None:
+            return given
+        return self._has_coroutines or _several(self._options)
+
+    def _claim_name(
+        self, home: Runtime, facts: dict[str, Any], actor_id: bytes
+    ) -> ActorHandle | None:
+        name, namespace = facts["name"], facts["namespace"]
         if not name:
             return None
-        holder = home.ask("reserve_name", namespace=namespace, name=name, actor=actor_id)
+        holder = home.ask(
+            "reserve_name", namespace=namespace, name=name, actor=actor_id, options=facts
+        )
         if holder == actor_id:
             return None
         if self._options.get("get_if_exists"):
@@ -211,24 +288,22 @@ class ActorClass:
 class ActorHandle:
     """A reference to an actor. `handle.method.remote(...)` calls it.
 
-    Calls through one process's handles arrive in the order they were made. Handles may be passed
-    to tasks and other actors.
+    Calls through one process's handles start in the order they were made (within a concurrency
+    group, if the actor has them). Where several calls run at a time, a call whose arguments are
+    pending does not hold back those behind it, unless `allow_out_of_order_execution=False`.
+    Handles may be passed to tasks and other actors.
     """
 
     def __init__(
-        self,
-        ref: ObjectRef[Any],
-        client: ActorClient,
-        methods: dict[str, _Method],
-        retries: int,
-        pending_max: int,
+        self, ref: ObjectRef[Any], client: ActorClient, methods: dict[str, _Method], rules: _Rules
     ) -> None:
         self._actor_ref = ref
         self._home = weakref.ref(runtime())
         self._client = client
         self._methods = methods
-        self._retries = retries
-        self._pending_max = pending_max
+        self._rules = rules
+        self._retries = rules.retries
+        self._pending_max = rules.pending_max
 
     @property
     def _actor_id(self) -> bytes:
@@ -256,11 +331,7 @@ class ActorHandle:
         return ActorMethod(self, name, found.check, found.options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        name, methods = self._client.name, self._methods
-        replayed = self._client.retained is not None
-        return _rebuild, (
-            self._actor_ref, name, methods, self._retries, self._pending_max, replayed
-        )
+        return _rebuild, (self._actor_ref, self._client.name, self._methods, tuple(self._rules))
 
     def __repr__(self) -> str:
         return f"ActorHandle({self._client.name}, {self._actor_id.hex()}, {self._client.state})"
@@ -285,9 +356,19 @@ class ActorMethod:
         self._check = check
         self._options = options
 
+    @property
+    def _title(self) -> str:
+        return f"{self._handle._client.name}.{self._name}"
+
     def options(self, **options: Any) -> ActorMethod:
         """The same method with some options changed for calls made through the result."""
-        checked = {**self._options, **check_options(METHOD, options)}
+        checked = check_options(METHOD, options)
+        _check_group(checked, self._handle._rules.groups, self._title)
+        _check_retries(checked, self._handle._rules.replayed, self._title)
+        window = tightest([checked.get(_WINDOW), self._options.get(_WINDOW)])
+        checked = {**self._options, **checked}
+        if window is not None:
+            checked[_WINDOW] = window
         return ActorMethod(self._handle, self._name, self._check, checked)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -304,7 +385,7 @@ class ActorMethod:
         handle._check_home(home)
         client = handle._client
         limit = handle._pending_max
-        if 0 <= limit <= len(client.in_flight) + len(client.queue):
+        if 0 <= limit <= client.pending:
             raise PendingCallsLimitExceeded(
                 f"{limit} calls of {client.name} are pending here already (max_pending_calls). "
                 "Wait for some of them with engine.wait(), or raise the limit."
@@ -321,17 +402,18 @@ class ActorMethod:
             task.retries = options.get("max_task_retries", handle._retries)
             task.retry_exceptions = options.get("retry_exceptions", False)
             task.name = options.get("name", task.name)
-            if returns == STREAMING or "name" in options:
+            if returns == STREAMING or not _DETAILED.isdisjoint(options):
                 window = window_of(options) if returns == STREAMING else 0
-                call.details = Details(window, options.get("name", ""))
+                group = options.get("concurrency_group", "")
+                call.details = Details(window, options.get("name", ""), group)
         task.actor_ref = handle._actor_ref
         if args or kwargs:
             attach_arguments(home, task, args, kwargs)
         if returns == STREAMING:
             assert call.details is not None
-            window = call.details.window
-            return ObjectRefGenerator(home, home.submit_stream(task, window, client))
-        home.submit_call(client, task)
+            window, on_full = call.details.window, options.get("on_full")
+            return ObjectRefGenerator(home, home.submit_stream(task, window, client, on_full))
+        home.submit_call(client, task, options.get("on_full") if options else None)
         if returns == 1:
             return ObjectRef(call.id)
         return [ObjectRef(one) for one in ids] if returns else None
@@ -339,35 +421,53 @@ class ActorMethod:
 
 def handle_of_self(execution: Execution) -> ActorHandle:
     """A handle of the actor that runs in this process."""
-    return _handle(execution.actor_id, execution.facts, methods_of(execution.cls))
+    groups = execution.facts["concurrency_groups"]
+    known = ActorClass(execution.cls, {"concurrency_groups": groups} if groups else {})
+    return _handle(execution.actor_id, execution.facts, known._methods)
 
 
 def _handle(actor: bytes, options: dict[str, Any], methods: dict[str, _Method]) -> ActorHandle:
     """A handle from an actor's options as the head has them."""
-    retries, pending = options["max_task_retries"], options["max_pending_calls"]
-    replayed = options["checkpoint_every"] is not None
-    return _rebuild(adopt(actor), options["class"], methods, retries, pending, replayed)
+    return _rebuild(adopt(actor), options["class"], methods, _rules_of(options))
+
+
+def _check_group(options: dict[str, Any], groups: tuple[str, ...], title: str) -> None:
+    """Raise ValueError when the options name a concurrency group that the actor does not have."""
+    name = options.get("concurrency_group")
+    if name is not None and name not in groups:
+        there = ", ".join(map(repr, groups)) or "none"
+        raise ValueError(
+            f"{title} is to run in concurrency group {name!r}, and its actor class has: {there}. "
+            f"Declare it: @engine.remote(concurrency_groups={{{name!r}: 1}})."
+        )
 
 
 def _rebuild(
-    ref: ObjectRef[Any],
-    name: str,
-    methods: dict[str, _Method],
-    retries: int,
-    pending_max: int,
-    replayed: bool,
+    ref: ObjectRef[Any], name: str, methods: dict[str, _Method], rules: tuple[Any, ...]
 ) -> ActorHandle:
-    home = runtime()
+    home, known = runtime(), _Rules(*rules)
     with home.lock:
-        client = home.owner.callers.client(ref.binary(), name, True, replayed)
+        client = home.owner.callers.client(
+            ref.binary(), name, True, known.replayed, known.overtaking
+        )
         home.reactor.flush()
-    return ActorHandle(ref, client, methods, retries, pending_max)
+    return ActorHandle(ref, client, methods, known)
+
+
+def _rules_of(facts: dict[str, Any]) -> _Rules:
+    return _Rules(
+        facts["max_task_retries"],
+        facts["max_pending_calls"],
+        facts["checkpoint_every"] is not None,
+        facts["overtaking"],
+        tuple(facts["concurrency_groups"]),
+    )
 
 
 def find_actor(name: str, namespace: str | None) -> ActorHandle:
     """The handle of a named actor; ValueError when there is none."""
     home = runtime()
     space = namespace or home.info["namespace"]
-    found = home.ask("find_actor", namespace=space, name=name)
+    found = home.ask("find_actor", _FIND_SECONDS, namespace=space, name=name)
     options = found["options"]
     return _handle(found["id"], options, codec.decode(options["methods"], None))

@@ -9,6 +9,7 @@ from typing import Any
 from engine.actor import ActorClass, ActorHandle, find_actor
 from engine.core.control import KillActor
 from engine.functions import RemoteFunction
+from engine.generators import ObjectRefGenerator
 from engine.session import runtime
 from engine.store.refs import ObjectRef
 
@@ -57,7 +58,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
     Waits at most `timeout` seconds (None: as long as it takes; 0: a poll) and raises
     GetTimeoutError. A failed task raises its error, which is also an instance of the class that
-    the user's code raised. Arrow and NumPy values are read-only views of shared memory.
+    the user's code raised. Arrow and NumPy values are read-only views of shared memory. An
+    ObjectRefGenerator is returned as it is: get the references that it yields.
     """
     if type(refs) is ObjectRef:
         if timeout is not None:
@@ -66,6 +68,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         home.check_known((refs,))
         return home.get((refs,), timeout)[0]
     _check_timeout(timeout)
+    if isinstance(refs, ObjectRefGenerator):
+        return refs
     if isinstance(refs, ActorHandle | RemoteFunction) or not isinstance(refs, list | tuple):
         raise TypeError(
             f"engine.get takes an ObjectRef or a list of them, not {_kind(refs)}. Values need no "
@@ -96,19 +100,22 @@ def put(value: Any) -> ObjectRef[Any]:
 
 
 def wait(
-    refs: list[ObjectRef[Any]],
+    refs: list[Any],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+) -> tuple[list[Any], list[Any]]:
     """Wait until `num_returns` of the references are ready (a failure is ready too).
 
-    Returns (ready, rest), both in the order given; `ready` has at most `num_returns`. After
-    `timeout` seconds it returns what there is.
+    An ObjectRefGenerator among them is ready when `next` on it would not wait: its next item is
+    there, or its end. Returns (ready, rest), both in the order given; `ready` has at most
+    `num_returns`. After `timeout` seconds it returns what there is. `fetch_local` says whether a
+    value that lies on another machine has to be brought here to be ready; on one machine all
+    processes share the memory in which values lie.
     """
     if type(refs) is not list:
-        hint = " Put it into a list." if isinstance(refs, ObjectRef) else ""
+        hint = " Put it into a list." if isinstance(refs, ObjectRef | ObjectRefGenerator) else ""
         raise TypeError(f"engine.wait takes a list of ObjectRefs, not {_kind(refs)}.{hint}")
     _check_timeout(timeout)
     if not refs:
@@ -117,18 +124,26 @@ def wait(
         raise ValueError(f"num_returns={num_returns!r}: expected an integer >= 1")
     if num_returns > len(refs):
         raise ValueError(f"num_returns={num_returns} of only {len(refs)} references")
+    generators = []
     if set(map(type, refs)) != {ObjectRef}:
-        wrong = next(one for one in refs if type(one) is not ObjectRef)
-        raise TypeError(f"engine.wait: expected ObjectRefs, found {_kind(wrong)}")
+        generators = [one for one in refs if type(one) is ObjectRefGenerator]
+        for one in refs:
+            if type(one) is not ObjectRef and type(one) is not ObjectRefGenerator:
+                raise TypeError(f"engine.wait: expected ObjectRefs, found {_kind(one)}")
     if len(set(refs)) != len(refs):
         raise ValueError("engine.wait: the list has the same reference twice")
     home = runtime()
-    home.check_known(refs)
-    ready = home.ready_among(refs, num_returns, timeout, fetch_local)
+    if generators:
+        for one in generators:
+            one._check_home(home)
+        home.check_known([one for one in refs if type(one) is ObjectRef])
+    else:
+        home.check_known(refs)
+    ready = home.ready_among(refs, num_returns, timeout)
     if home.event is not None:
         # Which came first may differ in a replay, and what follows with it.
         told = home.event(lambda: [refs.index(one) for one in ready])
-        ready = home.ready_among([refs[at] for at in told], len(told), None, fetch_local)
+        ready = home.ready_among([refs[at] for at in told], len(told), None)
     if len(ready) == 1:
         at = refs.index(ready[0])
         return ready, refs[:at] + refs[at + 1 :]
@@ -154,18 +169,40 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
         home.reactor.flush()
 
 
-def cancel(ref: ObjectRef[Any], *, force: bool = False) -> None:
-    """Cancel the call that makes `ref`; `get` on it then raises TaskCancelledError.
+def cancel(
+    ref: ObjectRef[Any] | ObjectRefGenerator, *, force: bool = False, recursive: bool = True
+) -> None:
+    """Cancel the call that makes `ref`, or that a generator stands for.
 
-    Not yet running: it never runs. Running: KeyboardInterrupt is raised in it (`force=True` ends
-    its worker instead). Finished: nothing happens.
+    Not yet running: it never runs. Running: KeyboardInterrupt is raised in a task (`force=True`
+    ends its worker instead), a coroutine of an async actor is cancelled as in asyncio, any other
+    method of an actor goes on, and `get_runtime_context().is_canceled()` in it turns True.
+    Finished: nothing happens. `recursive`: also the tasks and calls that it has submitted and that
+    are not finished.
+
+    A call that was cancelled in time is never retried, and `get` raises TaskCancelledError
+    (WorkerCrashedError with `force`). ValueError for `force` on an actor's call: its actor would
+    die with it; use `engine.kill`.
     """
-    if type(ref) is not ObjectRef:
-        raise TypeError(f"engine.cancel takes an ObjectRef, not {_kind(ref)}")
-    home = runtime()
-    home.check_known((ref,))
+    if isinstance(ref, ObjectRefGenerator):
+        home = runtime()
+        ref._check_home(home)
+        call_id = ref._stream.task.id
+    elif type(ref) is ObjectRef:
+        home = runtime()
+        home.check_known((ref,))
+        call_id = ref.binary()
+    else:
+        raise TypeError(
+            f"engine.cancel takes an ObjectRef or an ObjectRefGenerator, not {_kind(ref)}"
+        )
     with home.lock:
-        home.owner.cancel(ref.binary(), force)
+        if force and home.owner.is_actor_call(call_id):
+            raise ValueError(
+                "engine.cancel(force=True) of an actor's call would end the actor and all its "
+                "calls: leave force out, or end the actor with engine.kill(handle)"
+            )
+        home.owner.cancel(call_id, force, recursive)
         home.reactor.flush()
 
 
@@ -173,6 +210,10 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """The handle of a named actor; ValueError when there is none."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"engine.get_actor: expected a non-empty name, found {name!r}")
+    if namespace is not None and (not isinstance(namespace, str) or not namespace):
+        raise ValueError(
+            f"engine.get_actor: namespace={namespace!r}, expected a non-empty string or None"
+        )
     return find_actor(name, namespace)
 
 

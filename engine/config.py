@@ -28,6 +28,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     # few enough that a million submissions stay in bounded memory (about 1 KiB each).
     in_flight_calls_max: int = 20_000
     in_flight_bytes_max: int = 512 << 20
+    # What `.remote()` does at that limit: "block", or "raise" SubmissionLimitExceeded.
+    on_full: str = "block"
     # Unit of shared memory a process leases from its node, so that a put needs no round trip.
     segment_bytes: int = 64 << 20
     # How long a waiting thread polls before it sleeps. Waking an idle core costs 50-80 us, so a

@@ -91,6 +91,17 @@ class RuntimeContext:
         execution = self._execution
         return execution is not None and execution.restarts > 0
 
+    def is_canceled(self) -> bool:
+        """Whether somebody has called `engine.cancel` on the call that runs now.
+
+        A method of an actor that takes long asks from time to time, and ends early; whatever it
+        returns then, its caller gets TaskCancelledError. RuntimeError outside of a call.
+        """
+        running = self._home.running
+        if running is None:
+            raise RuntimeError("is_canceled() is for the code of tasks and actor methods")
+        return running.id in self._home.cancelled
+
     @property
     def namespace(self) -> str:
         """Where named actors of this driver live."""

@@ -18,6 +18,8 @@
     ├── OutOfMemoryError
     ├── RuntimeEnvSetupError            a worker could not set its runtime environment up
     ├── PendingCallsLimitExceeded
+    │   └── SubmissionLimitExceeded     the in-flight budget of the whole process
+    ├── StreamingGeneratorReplayInconsistentError
     ├── TaskUnschedulableError, ActorUnschedulableError
     ├── TaskPlacementGroupRemoved
     ├── SerializationError (+TypeError)
@@ -57,6 +59,8 @@ __all__ = [
     "PendingCallsLimitExceeded",
     "RuntimeEnvSetupError",
     "SerializationError",
+    "StreamingGeneratorReplayInconsistentError",
+    "SubmissionLimitExceeded",
     "TaskCancelledError",
     "TaskError",
     "TaskPlacementGroupRemoved",
@@ -259,6 +263,18 @@ class RuntimeEnvSetupError(EngineError):
 
     Work submitted later tries again.
     """
+
+
+class SubmissionLimitExceeded(PendingCallsLimitExceeded):
+    """This process has its full budget of calls or bytes in flight, and on_full="raise".
+
+    A kind of PendingCallsLimitExceeded, since both mean the same to who catches them: nothing was
+    submitted, wait for some answers and try again. That one counts the calls to one actor.
+    """
+
+
+class StreamingGeneratorReplayInconsistentError(EngineError):
+    """A generator task that ran again yielded fewer items than before its worker died."""
 
 
 class TaskUnschedulableError(EngineError):

@@ -43,10 +43,15 @@ class RemoteFunction:
     """
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
-        if inspect.iscoroutinefunction(function):
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
                 f"{function.__qualname__} is a coroutine function; coroutines run in actors "
                 "only. Make it a method of an actor class, or a plain function."
+            )
+        if not hasattr(function, "__qualname__"):
+            raise TypeError(
+                f"@engine.remote takes a function or a class, not a {type(function).__name__}: "
+                "wrap it in a function of its own"
             )
         functools.update_wrapper(self, function)
         self._function = function
@@ -59,6 +64,7 @@ class RemoteFunction:
             self._details = Details(window, self._options.get("name", ""))
         self._retries: int = self._options.get("max_retries", _DEFAULT_RETRIES)
         self._retry_exceptions = self._options.get("retry_exceptions", False)
+        self._on_full: str | None = self._options.get("on_full")
         self._check = SignatureCheck(function, function.__qualname__)
         self._scope: Scope | None = None  # what key and shape were computed for
         self._home: Runtime | None = None
@@ -80,8 +86,9 @@ class RemoteFunction:
 
         Returns one ObjectRef; a list of them for num_returns > 1, None for num_returns=0, an
         ObjectRefGenerator for a generator function (or num_returns="streaming"). Raises TypeError
-        when the arguments do not fit the signature or cannot be pickled. Blocks while this process
-        has its full budget of calls in flight.
+        when the arguments do not fit the signature or cannot be pickled. While this process has
+        its full budget of calls in flight, it waits, or raises SubmissionLimitExceeded if the
+        option on_full="raise" (here or of `engine.init`) asks for it.
         """
         self._check.check(args, kwargs)
         home = runtime()
@@ -102,7 +109,7 @@ class RemoteFunction:
             task.retry_exceptions = self._retry_exceptions
         if args or kwargs:
             attach_arguments(home, task, args, kwargs)
-        home.submit(task)
+        home.submit(task, self._on_full)
         if self._returns == 1:
             return ObjectRef(call.id)
         return [ObjectRef(one) for one in task.returns] if self._returns else None
@@ -111,7 +118,8 @@ class RemoteFunction:
         task = Task(call, self._name, [call.id], self._retries, self._shape)
         attach_arguments(home, task, args, kwargs)
         assert self._details is not None
-        return ObjectRefGenerator(home, home.submit_stream(task, self._details.window, None))
+        stream = home.submit_stream(task, self._details.window, None, self._on_full)
+        return ObjectRefGenerator(home, stream)
 
     def _bind(self, home: Runtime) -> None:
         resources, what = resources_of(self._options, 1.0), f"task {self._name!r}"

@@ -28,6 +28,12 @@ class ObjectRefGenerator(Iterator[ObjectRef[Any]], AsyncIterator[ObjectRef[Any]]
         self._stream = stream
         self._completed: ObjectRef[Any] = ObjectRef(stream.task.id)
 
+    def _check_home(self, home: Runtime) -> None:
+        if self._home is not home:
+            raise ValueError(
+                f"{self!r} comes from before the last engine.shutdown(); its task is gone"
+            )
+
     def __iter__(self) -> ObjectRefGenerator:
         return self
 

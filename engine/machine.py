@@ -54,6 +54,8 @@ def resources_here(
         total["GPU"] = float(len(devices))
     if devices and found:
         total |= {f"accelerator_type:{kind}": 1.0 for kind in accelerator_types()}
+    if not isinstance(resources or {}, Mapping):
+        raise TypeError(f"resources={resources!r}: expected a dict from name to amount")
     for name, amount in (resources or {}).items():
         if name in _ELSEWHERE:
             raise ValueError(f"resources={{{name!r}: ...}}: {_ELSEWHERE[name]}")

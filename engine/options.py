@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from engine.core.labels import parse
@@ -17,7 +17,16 @@ from engine.strategies import (
     PlacementGroupSchedulingStrategy,
 )
 
-__all__ = ["ACTOR", "METHOD", "TASK", "check_options", "resources_of", "returns_of", "window_of"]
+__all__ = [
+    "ACTOR",
+    "METHOD",
+    "TASK",
+    "check_options",
+    "resources_of",
+    "returns_of",
+    "tightest",
+    "window_of",
+]
 
 TASK, ACTOR, METHOD = "task", "actor", "method"
 # Items a generator may be ahead of its consumer: covers a round trip, bounds memory.
@@ -84,6 +93,17 @@ def _amounts(value: Any) -> str:
     return ""
 
 
+def _groups(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return "a mapping from group name to the number of calls at a time"
+    for name, limit in value.items():
+        if _text(name):
+            return "group names to be non-empty strings"
+        if _number(1, integer=True)(limit):
+            return f"an integer >= 1 for group {name!r}"
+    return ""
+
+
 def _exceptions(value: Any) -> str:
     if isinstance(value, bool):
         return ""
@@ -147,7 +167,7 @@ _TABLE: dict[str, tuple[set[str], Callable[[Any], str]]] = {
     "name": ({TASK, ACTOR, METHOD}, _text),
     "num_returns": ({TASK, METHOD}, _returns),
     "_generator_backpressure_num_objects": (
-        {TASK, METHOD},
+        {TASK, ACTOR, METHOD},
         _number(1, integer=True, minus_one=True),
     ),
     "max_retries": ({TASK}, _number(0, integer=True, minus_one=True)),
@@ -166,6 +186,10 @@ _TABLE: dict[str, tuple[set[str], Callable[[Any], str]]] = {
     "replayable": ({ACTOR}, _flag),
     "read_only": ({METHOD}, _flag),
     "max_concurrency": ({ACTOR}, _number(1, integer=True)),
+    "concurrency_groups": ({ACTOR}, _groups),
+    "concurrency_group": ({METHOD}, _text),
+    "allow_out_of_order_execution": ({ACTOR}, _flag),
+    "on_full": ({TASK, METHOD}, _one_of("block", "raise")),
 }
 
 
@@ -227,3 +251,10 @@ def window_of(options: Mapping[str, Any]) -> int:
     """How many items of a generator may be unconsumed; 0 for any number."""
     window: int = options.get("_generator_backpressure_num_objects", _WINDOW)
     return 0 if window == -1 else window
+
+
+def tightest(windows: Iterable[int | None]) -> int | None:
+    """The option `_generator_backpressure_num_objects` where several places give it."""
+    given = [window for window in windows if window is not None]
+    limits = [window for window in given if window != -1]
+    return min(limits, default=-1) if given else None

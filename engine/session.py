@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from engine.arguments import checked_labels, checked_namespace, refuse, set_up_logging
 from engine.config import Config
 from engine.core.environments import encode_environment
@@ -62,6 +64,7 @@ def init(
     configure_logging: bool = True,
     logging_level: int | str | None = None,
     logging_format: str | None = None,
+    on_full: str = "block",
     config: Config | None = None,
     **refused: Any,
 ) -> Context:
@@ -88,6 +91,10 @@ def init(
         configure_logging: False leaves the logger "engine" as it is.
         logging_level: the level of that logger, default unchanged.
         logging_format: write its records to stderr in this format.
+        on_full: what `.remote()` does while a process has its full budget of calls or bytes in
+            flight: "block" until there is room, or "raise" SubmissionLimitExceeded. Holds for
+            this process and for the workers; the option of the same name overrides it for one
+            function or method.
         config: limits and time-outs (`engine.config.Config`).
 
     Raises RuntimeError when the engine already runs in this process, TypeError or ValueError for
@@ -107,7 +114,11 @@ def init(
             f"no cluster answers at address={address!r}. Leave address out to run on this machine."
         )
     total, devices = resources_here(num_cpus, num_gpus, resources)
-    if object_store_memory is not None and object_store_memory < 1 << 20:
+    if object_store_memory is not None and (
+        isinstance(object_store_memory, bool)
+        or not isinstance(object_store_memory, int)
+        or object_store_memory < 1 << 20
+    ):
         raise ValueError(
             f"object_store_memory={object_store_memory!r}: expected bytes, at least 1 MiB"
         )
@@ -117,7 +128,7 @@ def init(
         object_store_memory,
         checked_namespace(namespace),
         list(_preloads),
-        config or Config(),
+        _limits(config, on_full),
         devices=devices,
         labels=checked_labels(labels),
         environment=encode_environment(environment),
@@ -125,6 +136,15 @@ def init(
     if configure_logging:
         set_up_logging(logging_level, logging_format)
     return _context()
+
+
+def _limits(config: Config | None, on_full: str) -> Config:
+    if config is not None and not isinstance(config, Config):
+        raise TypeError(f"config={config!r}: expected an engine.config.Config")
+    if on_full not in ("block", "raise"):
+        raise ValueError(f"on_full={on_full!r}: expected 'block' or 'raise'")
+    limits = config or Config()
+    return limits if on_full == "block" else msgspec.structs.replace(limits, on_full=on_full)
 
 
 _preloads: list[str] = []

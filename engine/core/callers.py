@@ -2,7 +2,8 @@
 
 A handle's calls are numbered and sent in order over one connection. While the actor is being placed
 (or restarted) they queue here; a call whose arguments are pending holds back those behind it, since
-order is part of the contract. The head tells every caller when the actor moves or dies.
+order is part of the contract, unless the actor runs several calls at a time anyway (`overtaking`):
+then it stands aside until they are there. The head tells every caller when the actor moves or dies.
 
 An actor with checkpoints is *replayed* when its process dies: its callers keep their calls until a
 checkpoint covers them (`Retained`), send them again to its next process, and tell that process what
@@ -14,7 +15,7 @@ Pure: effects leave through `send` and `fail`/`finish` of the owner.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from engine.core.control import ActorChanged, LookupActor
@@ -32,11 +33,13 @@ class ActorClient:
     """One actor as seen by this process."""
 
     __slots__ = (
+        "aside",
         "cause",
         "failure",
         "id",
         "in_flight",
         "name",
+        "overtaking",
         "process",
         "queue",
         "retained",
@@ -44,17 +47,26 @@ class ActorClient:
         "state",
     )
 
-    def __init__(self, actor_id: bytes, name: str, replayed: bool = False) -> None:
+    def __init__(
+        self, actor_id: bytes, name: str, replayed: bool = False, overtaking: bool = False
+    ) -> None:
         self.retained: Retained | None = Retained() if replayed else None
         self.id = actor_id
         self.name = name
+        self.overtaking = overtaking  # calls do not wait for the arguments of earlier ones
         self.state = "pending"
         self.process = b""
         self.queue: deque[Task] = deque()
+        self.aside: dict[bytes, Task] = {}  # calls whose arguments are pending, if overtaking
         self.in_flight: dict[bytes, Task] = {}
         self.seq = 0
         self.cause = ""
         self.failure: Value | None = None
+
+    @property
+    def pending(self) -> int:
+        """Calls that are not answered yet."""
+        return len(self.in_flight) + len(self.queue) + len(self.aside)
 
 
 class Callers:
@@ -85,12 +97,17 @@ class Callers:
         self.on_move: Callable[[ActorChanged], None] | None = None
 
     def client(
-        self, actor_id: bytes, name: str, lookup: bool, replayed: bool = False
+        self,
+        actor_id: bytes,
+        name: str,
+        lookup: bool,
+        replayed: bool = False,
+        overtaking: bool = False,
     ) -> ActorClient:
         """The record of an actor; `lookup` asks the head for it at first sight."""
         client = self.actors.get(actor_id)
         if client is None:
-            client = self.actors[actor_id] = ActorClient(actor_id, name, replayed)
+            client = self.actors[actor_id] = ActorClient(actor_id, name, replayed, overtaking)
             self._count_from(client, self.numbers.pop(actor_id, 0))
             if lookup:
                 self._send(self._node, LookupActor(actor_id))
@@ -102,14 +119,35 @@ class Callers:
             self._push(client, task)
         elif client.state == "dead":
             self._fail(task, self._death(client, task))
+        elif task.missing and client.overtaking:
+            client.aside[task.id] = task
         else:
             client.queue.append(task)
+
+    def submit_again(self, client: ActorClient, task: Task) -> None:
+        """A call that raised is to run again: before those behind it, which may depend on it."""
+        task.worker = b""
+        client.queue.appendleft(task)
+        self.advance(client)
 
     def advance(self, client: ActorClient) -> None:
         """Send what has become sendable (arguments arrived, actor placed)."""
         queue = client.queue
         while queue and client.state == "alive" and not queue[0].missing:
             self._push(client, queue.popleft())
+
+    def on_arguments(self, client: ActorClient, task: Task) -> None:
+        """The arguments of a call are there."""
+        if client.aside.pop(task.id, None) is not None:
+            self.submit(client, task)
+        else:
+            self.advance(client)
+
+    def remove(self, client: ActorClient, task: Task) -> None:
+        """A call that has not been sent is not to be; those behind it may go."""
+        if client.aside.pop(task.id, None) is None and task in client.queue:
+            client.queue.remove(task)
+            self.advance(client)
 
     def _push(self, client: ActorClient, task: Task) -> None:
         if client.retained is None and not self.identity:
@@ -152,9 +190,10 @@ class Callers:
             self.advance(client)
         elif message.state == "dead":
             client.state, client.failure = "dead", message.failure
-            tasks = [*client.in_flight.values(), *client.queue]
+            tasks = [*client.in_flight.values(), *client.queue, *client.aside.values()]
             client.in_flight.clear()
             client.queue.clear()
+            client.aside.clear()
             for task in tasks:
                 if not task.answered:
                     self._fail(task, self._death(client, task))
@@ -175,8 +214,13 @@ class Callers:
             return
         again = []
         for task in client.in_flight.values():
-            if task.retries != 0:
+            if task.cancelled:
+                text = f"{task.name} was cancelled; its actor {client.cause} meanwhile"
+                self._fail(task, encode_failure("TaskCancelledError", text))
+            elif task.retries != 0:
                 task.retries -= task.retries > 0
+                task.attempts += 1
+                task.worker = b""
                 again.append(task)
             else:
                 text = (
@@ -296,6 +340,13 @@ class Callers:
         actor = message.covered.actor
         known = Order(actor, *self._log(actor).known())
         self._send(peer, ReplayOffer(known, self.identity))
+
+    def tasks(self) -> Iterator[Task]:
+        """All calls that wait for their actor or are with it."""
+        for client in self.actors.values():
+            yield from client.queue
+            yield from client.aside.values()
+            yield from client.in_flight.values()
 
     def _death(self, client: ActorClient, task: Task) -> Value:
         failure = client.failure

@@ -14,7 +14,7 @@ Pure: effects leave through `send`; time comes in as an argument.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from engine.config import Config
@@ -46,12 +46,14 @@ class Task:
         "answered",
         "attempts",
         "call",
+        "cancelled",
         "deps",
         "id",
         "keep",
         "missing",
         "name",
         "nbytes",
+        "parent",
         "parts",
         "retries",
         "retry_exceptions",
@@ -79,7 +81,9 @@ class Task:
         self.parts: list[Any] = []  # messages that go before the call
         self.keep: Any = None
         self.nbytes = 0
-        self.worker = b""
+        self.worker = b""  # where it was sent and is not answered yet
+        self.parent: Any = None  # the call that submitted it, when one did
+        self.cancelled = False
 
     def release(self) -> None:
         """Let go of what the call kept alive."""
@@ -177,6 +181,7 @@ class Dispatcher:
                     self._ask(shape, 1)
                 self._push(best, task)
                 return
+        task.worker = b""  # that of an earlier attempt, perhaps
         shape.pending.append(task)
         self._request(shape)
 
@@ -285,11 +290,11 @@ class Dispatcher:
             longest.recalled = True
             self._send(longest.worker, Recall(length // 2))
 
-    def on_returned(self, worker: bytes, ids: list[bytes]) -> None:
-        """A worker gives unstarted tasks back."""
+    def on_returned(self, worker: bytes, ids: list[bytes]) -> list[Task]:
+        """A worker gives unstarted tasks back; returns those among them that were cancelled."""
         lease = self.leases.get(worker)
         if lease is None:
-            return
+            return []
         if not lease.recalled:
             # It gave them back by itself: what it runs takes long, and so may the others.
             lease.stuck = True
@@ -299,13 +304,16 @@ class Dispatcher:
         tasks = [lease.in_flight.pop(one) for one in ids if one in lease.in_flight]
         shape = lease.shape
         for task in reversed(tasks):
-            shape.pending.appendleft(task)
+            task.worker = b""
+            if not task.cancelled:
+                shape.pending.appendleft(task)
         for other in list(shape.leases.values()):
             if other is not lease and shape.pending and not other.in_flight:
                 self._fill(other)
         if shape.pending:
             shape.requested = 0
             self._request(shape)
+        return [task for task in tasks if task.cancelled]
 
     def on_reclaim(self, message: LeaseReclaim) -> None:
         """The node wants a worker back for others."""
@@ -356,6 +364,13 @@ class Dispatcher:
         except ValueError:
             return False
         return True
+
+    def tasks(self) -> Iterator[Task]:
+        """All tasks that wait for a worker or are with one."""
+        for shape in self._shapes.values():
+            yield from shape.pending
+        for lease in self.leases.values():
+            yield from lease.in_flight.values()
 
     def tick(self, now: float) -> float | None:
         """Give back what was idle too long; returns the time of the next look, or None."""

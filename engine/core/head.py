@@ -88,6 +88,7 @@ class HeadMachine:
         self._edge = edge
         self.actors: dict[bytes, ActorRecord] = {}
         self.names: dict[tuple[str, str], bytes] = {}
+        self._reserved: dict[bytes, dict[str, Any]] = {}  # named, and not created yet
         self._by_process: dict[bytes, bytes] = {}
         self._hosts: dict[bytes, bytes] = {}  # the same of replayed actors, dead processes too
         self._dead: deque[bytes] = deque()
@@ -97,17 +98,23 @@ class HeadMachine:
 
     # ------------------------------------------------------------------ names
 
-    def reserve(self, namespace: str, name: str, actor: bytes) -> bytes:
-        """Give a name to an actor about to be created; the id that has it now."""
+    def reserve(self, namespace: str, name: str, actor: bytes, options: dict[str, Any]) -> bytes:
+        """Give a name to an actor about to be created; the id that has it now.
+
+        `options` are what a handle has to know: it is found from now on.
+        """
         taken = self.names.get((namespace, name))
         if taken is not None:
             return taken
         self.names[namespace, name] = actor
+        self._reserved[actor] = options
         return actor
 
     def find(self, namespace: str, name: str) -> tuple[bytes, dict[str, Any]] | None:
         """Id and options of a named actor that is not dead."""
         actor = self.names.get((namespace, name))
+        if actor in self._reserved:
+            return actor, self._reserved[actor]
         record = self.actors.get(actor) if actor is not None else None
         if actor is None or record is None or record.state == "dead":
             return None
@@ -118,6 +125,7 @@ class HeadMachine:
     def on_create(self, creator: bytes, message: CreateActor) -> None:
         """A process wants an actor."""
         record = self.actors[message.id] = ActorRecord(message)
+        self._reserved.pop(message.id, None)
         record.watchers = {creator} | self._early.pop(message.id, set())
         name = message.options.get("name")
         if name:
@@ -208,7 +216,7 @@ class HeadMachine:
     def _release_names(self, which: Callable[[bytes], bool]) -> None:
         """Give up names that were reserved for actors which will never come."""
         for key in [key for key, actor in self.names.items() if which(actor)]:
-            del self.names[key]
+            self._reserved.pop(self.names.pop(key), None)
 
     def _actor_process_died(self, record: ActorRecord, pid: int, cause: str) -> None:
         if record.state == "dead":
@@ -259,6 +267,8 @@ class HeadMachine:
         record = self.actors.get(actor)
         if record is None:
             self._release_names(lambda named: named == actor)
+            for watcher in self._early.pop(actor, set()):
+                self._tell_dead(watcher, actor, cause)
             return
         if record.state == "dead":
             return
@@ -285,7 +295,10 @@ class HeadMachine:
     def end(self, actor: bytes, cause: str) -> None:
         """End an actor after what it has queued; nobody holds a handle any more."""
         record = self.actors.get(actor)
-        if record is None or record.state == "dead":
+        if record is None:
+            self._release_names(lambda named: named == actor)
+            return
+        if record.state == "dead":
             return
         record.restarts_left = 0
         record.why_killed = cause

@@ -11,8 +11,21 @@ A task has the id of its first return value.
 from __future__ import annotations
 
 from struct import Struct
+from typing import Any, Self
 
-__all__ = ["ID_BYTES", "PROCESS_BYTES", "IdSource", "owner_of", "short"]
+__all__ = [
+    "ID_BYTES",
+    "PROCESS_BYTES",
+    "ActorID",
+    "IdSource",
+    "JobID",
+    "NodeID",
+    "PlacementGroupID",
+    "TaskID",
+    "WorkerID",
+    "owner_of",
+    "short",
+]
 
 PROCESS_BYTES = 8
 ID_BYTES = 16
@@ -45,3 +58,63 @@ def short(any_id: bytes) -> str:
     if len(any_id) == ID_BYTES:
         return f"{any_id[:3].hex()}:{int.from_bytes(any_id[8:], 'big')}"
     return any_id[:4].hex()
+
+
+class _Identifier:
+    """An id as a value for people's programs: compares, hashes, prints; the engine uses bytes."""
+
+    __slots__ = ("_binary",)
+
+    def __init__(self, binary: bytes) -> None:
+        if not isinstance(binary, bytes) or not binary:
+            raise ValueError(f"{type(self).__name__}({binary!r}): expected the bytes of an id")
+        self._binary = binary
+
+    @classmethod
+    def from_hex(cls, text: str) -> Self:
+        """The id of this hexadecimal form."""
+        return cls(bytes.fromhex(text))
+
+    def binary(self) -> bytes:
+        """The id as bytes."""
+        return self._binary
+
+    def hex(self) -> str:
+        """The id in hexadecimal."""
+        return self._binary.hex()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._binary == self._binary
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._binary))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.hex()})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._binary,)
+
+
+class ActorID(_Identifier):
+    """The id of an actor."""
+
+
+class TaskID(_Identifier):
+    """The id of a task or of a call of an actor."""
+
+
+class JobID(_Identifier):
+    """The id of a driver."""
+
+
+class NodeID(_Identifier):
+    """The id of a node."""
+
+
+class WorkerID(_Identifier):
+    """The id of a process."""
+
+
+class PlacementGroupID(_Identifier):
+    """The id of a placement group."""

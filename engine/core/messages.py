@@ -97,11 +97,12 @@ class Details(msgspec.Struct, array_like=True, gc=False):
     """What few calls have, apart so that the others do not pay for it.
 
     `window`: items of a generator that may be unconsumed, 0 for any number. `name`: what the caller
-    named the call.
+    named the call. `group`: the concurrency group of its actor that it runs in, if not the default.
     """
 
     window: int = 0
     name: str = ""
+    group: str = ""
 
 
 class Call(msgspec.Struct, array_like=True, gc=False, tag=2):
@@ -217,7 +218,10 @@ class Done(msgspec.Struct, array_like=True, gc=False, tag=4):
 
 
 class DoneMany(msgspec.Struct, array_like=True, gc=False, tag=5):
-    """Any other reply: `values` in return order (errors are values too)."""
+    """Any other reply: `values` in return order (errors are values too).
+
+    `us` is -1 for a call that was cancelled before it ran.
+    """
 
     id: bytes
     values: list[Value]
@@ -237,10 +241,14 @@ class Returned(msgspec.Struct, array_like=True, gc=False, tag=7):
 
 
 class Cancel(msgspec.Struct, array_like=True, gc=False, tag=8):
-    """Cancel a call: drop it if it has not started, else interrupt it (`force`: exit)."""
+    """Cancel a call: drop it if it has not started, else interrupt it (`force`: exit).
+
+    `recursive`: and the calls that it has submitted and that are not answered yet.
+    """
 
     id: bytes
     force: bool = False
+    recursive: bool = True
 
 
 class Settled(msgspec.Struct, array_like=True, gc=False, tag=9):
@@ -269,6 +277,7 @@ class CancelRequest(msgspec.Struct, array_like=True, gc=False, tag=12):
 
     id: bytes
     force: bool = False
+    recursive: bool = True
 
 
 # --------------------------------------------------------------------- references

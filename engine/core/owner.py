@@ -46,15 +46,7 @@ from engine.core.messages import (
 )
 from engine.core.objects import ObjectTable
 from engine.core.streams import ItemStream, ItemStreams
-from engine.core.values import (
-    ERROR_NONE,
-    ERROR_SYSTEM,
-    Block,
-    ObjectValue,
-    Value,
-    decode_failure,
-    encode_failure,
-)
+from engine.core.values import ERROR_NONE, Block, ObjectValue, Value, encode_failure
 
 __all__ = ["Owner"]
 
@@ -92,6 +84,7 @@ class Owner:
         # References in the last two checkpoints of actors that this process has made.
         self._checkpoint_refs: dict[bytes, deque[Any]] = {}
         self._dead: dict[bytes, str] = {}  # processes known to be dead, and why
+        self._waiting: dict[bytes, Task] = {}  # tasks and calls whose arguments are pending
         self.unfinished = 0
         self.unfinished_bytes = 0
         self._handlers: dict[type, Callable[[bytes, Any, float], None]] = {
@@ -99,9 +92,11 @@ class Owner:
             DoneMany: self._on_done_many,
             LeaseGrant: lambda peer, message, now: self.dispatch.on_grant(message, now),
             LeaseReclaim: lambda peer, message, now: self.dispatch.on_reclaim(message),
-            CancelRequest: lambda peer, message, now: self.cancel(message.id, message.force),
+            CancelRequest: lambda peer, message, now: self.cancel(
+                message.id, message.force, message.recursive
+            ),
             Item: lambda peer, message, now: self.streams.on_item(peer, message),
-            Returned: lambda peer, message, now: self.dispatch.on_returned(peer, message.ids),
+            Returned: self._on_returned,
             ActorChanged: self._on_changed,
             AddBorrower: lambda peer, message, now: self.objects.on_add_borrower(peer, message),
             BorrowAck: lambda peer, message, now: self.objects.on_borrow_ack(message),
@@ -142,14 +137,10 @@ class Owner:
 
     def _call(self, client: ActorClient, task: Task) -> None:
         if task.deps is not None:
-            self._wait_for_deps(task, lambda _task: self.callers.advance(client))
-            if task.returns and self._is_over(task):
+            waits = self._wait_for_deps(task, lambda one: self.callers.on_arguments(client, one))
+            if waits and not task.missing:
                 return  # an argument is an error: it has failed already
         self.callers.submit(client, task)
-
-    def _is_over(self, task: Task) -> bool:
-        entry = self.objects.entries.get(task.id)
-        return entry is None or entry.value is not None
 
     def submit_stream(self, task: Task, window: int, client: ActorClient | None) -> ItemStream:
         """A generator call; its own object stands for its end."""
@@ -166,40 +157,57 @@ class Owner:
         """Nobody will take further items of a generator call: it is cancelled."""
         stream = self.streams.drop(task_id)
         if stream is not None and not stream.finished:
-            self.cancel(task_id, False)
+            self.cancel(task_id, False, True)
 
     def create(self, client: ActorClient, task: Task) -> None:
         """An actor: ask the head for it once the constructor's arguments are there."""
         task.actor = client
-        self.unfinished += 1
+        self._register(task)
         if task.deps is None or not self._wait_for_deps(task, self._send_create):
             self._send_create(task)
 
     def _send_create(self, task: Task) -> None:
-        self._send(self._node, task.call)
-        self.unfinished -= 1
+        self._close(task)
+        detached = task.call.options.get("lifetime") == "detached"
+        if detached or task.id in self.objects.entries:  # else its last handle is gone already
+            self._send(self._node, task.call)
 
-    def cancel(self, object_id: bytes, force: bool) -> None:
+    def cancel(self, object_id: bytes, force: bool, recursive: bool) -> None:
         """Cancel the call that makes an object, wherever it is."""
         entry = self.objects.entries.get(object_id)
         if entry is None or entry.value is not None:
             return
         task: Task | None = entry.task
-        if task is None:
-            if owner_of(object_id) != self.me:
-                self._send(owner_of(object_id), CancelRequest(object_id, force))
-            return
+        if task is not None:
+            self._cancel(task, force, recursive)
+        elif owner_of(object_id) != self.me:
+            self._send(owner_of(object_id), CancelRequest(object_id, force, recursive))
+
+    def is_actor_call(self, object_id: bytes) -> bool:
+        """Whether a pending object is to come from an actor, as far as is known here."""
+        entry = self.objects.entries.get(object_id)
+        return entry is not None and entry.task is not None and entry.task.actor is not None
+
+    def cancel_children(self, call_id: bytes, force: bool) -> None:
+        """Cancel what a call that runs here has submitted and is not answered yet."""
+        # A scan of everything that is pending: cancelling is rare, and submitting stays cheap.
+        tasks = [*self.dispatch.tasks(), *self.callers.tasks(), *self._waiting.values()]
+        for task in tasks:
+            if task.parent is not None and task.parent.id == call_id:
+                self._cancel(task, force, True)
+
+    def _cancel(self, task: Task, force: bool, recursive: bool) -> None:
+        task.cancelled = True
+        task.retries = 0
         if task.worker:
-            task.retries = 0
-            self._send(task.worker, Cancel(task.id, force))
+            # An actor is never killed for one of its calls.
+            self._send(task.worker, Cancel(task.id, force and task.actor is None, recursive))
             return
         if task.actor is not None:
-            task.actor.queue.remove(task)
-            self.callers.advance(task.actor)
+            self.callers.remove(task.actor, task)
         elif not task.missing:
             self.dispatch.remove(task)
-        failure = encode_failure("TaskCancelledError", f"{task.name} was cancelled before it ran")
-        self._fail(task, failure)
+        self._fail(task, _cancelled(task))
 
     def _register(self, task: Task) -> None:
         add = self.objects.add
@@ -216,7 +224,9 @@ class Owner:
 
         def arrived(_value: Value) -> None:
             task.missing -= 1
-            if not task.missing and self._resolve_deps(task):
+            if task.missing or self._waiting.pop(task.id, None) is None:
+                return  # others are missing still, or it was cancelled
+            if self._resolve_deps(task):
                 start(task)
 
         for object_id in deps:
@@ -224,7 +234,10 @@ class Owner:
             if self.objects.when_ready(object_id, arrived):
                 task.missing -= 1
         task.missing -= 1
-        return bool(task.missing) or not self._resolve_deps(task)
+        if task.missing:
+            self._waiting[task.id] = task
+            return True
+        return not self._resolve_deps(task)
 
     def _resolve_deps(self, task: Task) -> bool:
         """All values are there. False when one is an error, which becomes the task's own."""
@@ -236,11 +249,9 @@ class Owner:
             value = entries[object_id].value
             assert value is not None
             if value.error != ERROR_NONE:
+                if task.actor is not None:  # out of the queue before anybody can send it
+                    self.callers.remove(task.actor, task)
                 self._fail(task, value)
-                client = task.actor
-                if client is not None and task in client.queue:  # it holds back those behind
-                    client.queue.remove(task)
-                    self.callers.advance(client)
                 return False
             room -= len(value.data) + sum(map(len, value.buffers or ()))
             if room < 0 and values:
@@ -269,8 +280,7 @@ class Owner:
 
     def _on_done_many(self, worker: bytes, message: DoneMany, now: float) -> None:
         values = message.values
-        applied = not (values and _is_cancelled(values[0]))
-        task = self._finished(worker, message.id, message.us, now, applied)
+        task = self._finished(worker, message.id, max(0, message.us), now, message.us >= 0)
         if task is None:
             for value in values:
                 if value.block is not None:
@@ -311,7 +321,7 @@ class Owner:
         task.retries -= task.retries > 0
         task.attempts += 1
         if task.actor is not None:
-            self.callers.submit(task.actor, task)
+            self.callers.submit_again(task.actor, task)
         else:
             self.dispatch.enqueue(task)
 
@@ -327,6 +337,8 @@ class Owner:
         if task.answered:
             return  # it was to be sent again for a replay, and cannot: the replay counts it
         self._close(task)
+        self._waiting.pop(task.id, None)
+        task.parent = None  # it is over: `cancel_children` leaves it alone
         if type(task.call) is CreateActor:
             cause = "an argument of its constructor is an error"
             self._send(self._node, KillActor(task.id, True, False, cause))
@@ -351,6 +363,10 @@ class Owner:
         for task in self.dispatch.on_unplaceable(message):
             self._fail(task, encode_failure(message.kind, f"{task.name}: {message.text}"))
 
+    def _on_returned(self, worker: bytes, message: Returned, now: float) -> None:
+        for task in self.dispatch.on_returned(worker, message.ids):
+            self._fail(task, _cancelled(task))
+
     # ------------------------------------------------------------------ deaths
 
     def _on_worker_died(self, peer: bytes, message: WorkerDied, now: float) -> None:
@@ -368,6 +384,8 @@ class Owner:
         for task in tasks:
             if task.id == running:
                 self._charge(task, message)
+            elif task.cancelled:
+                self._fail(task, _cancelled(task))
             else:  # not started, or finished and the answer was lost: innocent
                 self.dispatch.enqueue(task)
         self.objects.on_process_died(process, cause)
@@ -383,9 +401,10 @@ class Owner:
             task.retries -= task.retries > 0
             self.dispatch.enqueue(task)
             return
+        why = "it was cancelled" if task.cancelled else "no retries are left"
         text = (
             f"the worker (pid {message.pid}) that ran {task.name} ({short(task.id)}) "
-            f"{message.cause}; this was attempt {task.attempts} and no retries are left"
+            f"{message.cause}; this was attempt {task.attempts} and {why}"
         )
         self._fail(task, encode_failure("WorkerCrashedError", text))
 
@@ -441,5 +460,5 @@ class Owner:
         return (self.me, task.shape.key) if task.actor is None else (b"", task.actor.id)
 
 
-def _is_cancelled(value: Value) -> bool:
-    return value.error == ERROR_SYSTEM and decode_failure(value).kind == "TaskCancelledError"
+def _cancelled(task: Task) -> Value:
+    return encode_failure("TaskCancelledError", f"{task.name} was cancelled before it ran")

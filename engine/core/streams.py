@@ -16,7 +16,7 @@ from typing import Any
 from engine.core.ids import IdSource
 from engine.core.messages import Consumed, Item, Settled
 from engine.core.objects import ObjectTable
-from engine.core.values import ERROR_NONE, Value
+from engine.core.values import ERROR_NONE, Value, encode_failure
 
 __all__ = ["ItemStream", "ItemStreams", "settle_key"]
 
@@ -24,8 +24,10 @@ __all__ = ["ItemStream", "ItemStreams", "settle_key"]
 class ItemStream:
     """One generator call as its caller sees it."""
 
-    __slots__ = ("consumed", "finished", "ready", "received", "task", "told", "waiters", "window",
-                 "worker")
+    __slots__ = (
+        *("attempt", "consumed", "finished", "ready", "received", "replayed", "task", "told"),
+        *("waiters", "window", "worker"),
+    )
 
     def __init__(self, task: Any, window: int) -> None:
         self.task = task
@@ -36,7 +38,14 @@ class ItemStream:
         self.told = 0  # what the executor knows of `consumed`
         self.finished = False
         self.worker = b""
+        self.attempt = 0  # of the task: the executor yields from the beginning in each
+        self.replayed = 0  # items of this attempt
         self.waiters: list[Callable[[], None]] = []
+
+    @property
+    def value(self) -> Any:
+        """Not None when there is something to take or the end is known (as of an object)."""
+        return self.ready or self.finished or None
 
 
 class ItemStreams:
@@ -60,6 +69,8 @@ class ItemStreams:
         """The executor yielded an item."""
         stream = self.streams.get(message.id)
         value = message.value
+        if stream is not None:
+            stream.attempt, stream.replayed = stream.task.attempts, message.index + 1
         if stream is None or message.index < stream.received:
             if value.block is not None:
                 self._objects.free(value.block)
@@ -79,6 +90,14 @@ class ItemStreams:
         self._wake(stream)
 
     def _end(self, stream: ItemStream, value: Value) -> None:
+        again = stream.replayed if stream.attempt == stream.task.attempts else 0
+        if value.error == ERROR_NONE and again != stream.received:
+            text = (
+                f"{stream.task.name} ran again and yielded {again} items; {stream.received} had "
+                "come from it before. A generator that may be retried must yield the same items "
+                "each time, or have max_retries=0."
+            )
+            value = encode_failure("StreamingGeneratorReplayInconsistentError", text)
         if value.error != ERROR_NONE:  # the last reference carries the error
             object_id = self._ids.new()
             self._objects.add(object_id, value)

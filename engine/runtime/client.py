@@ -14,9 +14,9 @@ from contextvars import ContextVar
 from time import perf_counter
 from typing import Any
 
-import engine.exceptions as exceptions
 from engine.config import Config
 from engine.core.control import (
+    ActorChanged,
     Attach,
     Census,
     CensusReply,
@@ -30,6 +30,7 @@ from engine.core.control import (
     SegmentDropped,
     SegmentsReturned,
     Waiting,
+    WorkerDied,
 )
 from engine.core.dispatch import Shape, Task
 from engine.core.environments import Scope, decode_environment
@@ -38,6 +39,7 @@ from engine.core.owner import Owner
 from engine.core.placing import Placing
 from engine.core.values import ERROR_NONE, ERROR_USER, Value, encode_failure
 from engine.runtime import futures
+from engine.runtime.admission import Admission
 from engine.runtime.process import socket_from
 from engine.runtime.reactor import Reactor
 from engine.runtime.requests import Requests
@@ -124,10 +126,12 @@ class Runtime:
         self.restoring: tuple[Restore, int] | None = None  # checkpoint of an actor to be made
         # Notes what may differ in a replay, or repeats it; set in an actor that is `replayable`.
         self.event: Callable[[Callable[[], Any]], Any] | None = None
+        self._admit = Admission(self, _running.get).admit
         self.node_alive = True
         self.unclaimed: Callable[[bytes, Any], None] | None = None  # what is not for an owner
         self.on_peer_gone: Callable[[bytes], None] | None = None
         self.before_block: Callable[[], None] | None = None
+        self.cancelled: set[bytes] = set()  # calls that run here and that nobody wants any more
         # What this process can tell when the node gathers a view of the cluster, under the lock.
         self.records: dict[str, Callable[[], list[Any]]] = {}
 
@@ -220,8 +224,19 @@ class Runtime:
             blocks = self.owner.objects.blocks_in(set(message.segments))
             self.reactor.send(connection, CensusReply(message.segments, blocks), False)
         else:
+            if kind is WorkerDied:
+                self._hear_out(message.process)
+            elif kind is ActorChanged and message.state != "alive":
+                client = self.owner.callers.actors.get(message.id)
+                self._hear_out(b"" if client is None else client.process)
             return False
         return True
+
+    def _hear_out(self, process: bytes) -> None:
+        """What a process said before it died counts, though the news of its death was faster."""
+        connection = self.connections.get(process)
+        if connection is not None:
+            self.reactor.hear_out(connection)
 
     def _on_peer(self, connection: Connection, message: Peer) -> None:
         waiting = self._connecting.pop(message.process, [])
@@ -296,9 +311,9 @@ class Runtime:
 
     # ------------------------------------------------------------------ submitting
 
-    def submit(self, task: Task) -> None:
-        """Submit a task; waits while this process has too many in flight."""
-        self._admit(task)
+    def submit(self, task: Task, on_full: str | None = None) -> None:
+        """Submit a task; waits or raises while this process has too many in flight."""
+        self._admit(task, on_full)
         with self.lock:
             if self.released:
                 self.drain()
@@ -307,9 +322,11 @@ class Runtime:
             self._after_submit(task, 0 if lease is None else len(lease.in_flight))
             self._look_at_leases()
 
-    def submit_stream(self, task: Task, window: int, client: Any) -> Any:
+    def submit_stream(
+        self, task: Task, window: int, client: Any, on_full: str | None = None
+    ) -> Any:
         """Submit a generator call; returns its stream of items."""
-        self._admit(task)
+        self._admit(task, on_full)
         with self.lock:
             self.drain()
             stream = self.owner.submit_stream(task, window, client)
@@ -322,9 +339,9 @@ class Runtime:
         if not self.reactor.ticking:
             self.reactor.look_at(perf_counter() + self.config.lease_idle_seconds)
 
-    def submit_call(self, client: Any, task: Task) -> None:
-        """Submit an actor call; waits while this process has too many in flight."""
-        self._admit(task)
+    def submit_call(self, client: Any, task: Task, on_full: str | None = None) -> None:
+        """Submit an actor call; waits or raises while this process has too many in flight."""
+        self._admit(task, on_full)
         with self.lock:
             if self.released:
                 self.drain()
@@ -347,26 +364,6 @@ class Runtime:
             or reactor.sleeping
         ):
             reactor.flush_one(connection)
-
-    def _admit(self, task: Task) -> None:
-        owner, config = self.owner, self.config
-        if owner.unfinished & 127 == 127:
-            self.reactor.poll()  # a long burst of submissions must not let replies pile up
-        if (
-            owner.unfinished >= config.in_flight_calls_max
-            or owner.unfinished_bytes + task.nbytes > config.in_flight_bytes_max
-        ):
-            calls, nbytes = config.in_flight_calls_max, config.in_flight_bytes_max
-            self.wait(
-                lambda: not (owner.unfinished and self.node_alive)
-                or (
-                    owner.unfinished < calls
-                    and owner.unfinished_bytes + task.nbytes <= nbytes
-                ),
-                None,
-            )
-            if not self.node_alive:
-                raise exceptions.NodeDiedError(f"the node died before {task.name} was submitted")
 
     def shape(self, placing: Placing) -> Shape:
         """The scheduling shape of this placing."""
@@ -440,6 +437,11 @@ class Runtime:
     def future_of(self, ref: ObjectRef[Any]) -> Future[Any]:
         """A `concurrent.futures.Future` for the object."""
         return futures.future_of(self, ref)
+
+    def task_of(self, ref: ObjectRef[Any]) -> bytes:
+        """The id of the task that makes an object, as far as it is known here."""
+        entry = self._entries.get(ref._id)
+        return ref._id if entry is None or entry.task is None else entry.task.id
 
     def awaitable(self, ref: ObjectRef[Any]) -> Generator[Any, None, Any]:
         """What `await ref` runs, in whatever loop runs it."""

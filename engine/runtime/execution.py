@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import os
 import sys
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from engine.runtime.client import Runtime
     from engine.runtime.replay import Replay
 
-__all__ = ["ActorExit", "Deferred", "Execution"]
+__all__ = ["ActorExit", "Deferred", "Execution", "is_coroutine"]
 
 _EVENTS_KEPT = 10_000
 _PLAIN = (int, float, str, bytes, bool, type(None))
@@ -173,6 +174,9 @@ class Execution:
         if call.returns == STREAMING:
             self._stream(peer, call, result, start)
             return
+        if runtime.cancelled and self.is_cancelled(call):
+            self.cancelled(peer, call)  # it was told, and has ended: its value is not wanted
+            return
         if type(result) is Deferred:
             result._deliver = lambda value, error: (
                 self.fail(peer, call, error, start)
@@ -197,7 +201,9 @@ class Execution:
                     runtime.wait(partial(self._may_go_on, peer, call, index), None)
                     if peer not in runtime.connections:
                         break  # nobody listens any more
-        except KeyboardInterrupt as error:
+                if self.is_cancelled(call):
+                    break
+        except (SystemExit, KeyboardInterrupt) as error:
             self._leave_or_cancel(peer, call, error)
             return
         except BaseException as error:  # user code may raise anything; it ends the stream
@@ -206,10 +212,18 @@ class Execution:
         finally:
             runtime.running = outer
             self.consumed.pop(call.id, None)
-        self.end_stream(peer, call, index, start)
+        if self.is_cancelled(call):
+            self.cancelled(peer, call)
+        else:
+            self.end_stream(peer, call, index, start)
 
     def _may_go_on(self, peer: bytes, call: Call | ActorCall, index: int) -> bool:
-        return not self.is_ahead(call, index) or peer not in self.runtime.connections
+        gone = peer not in self.runtime.connections
+        return gone or not self.is_ahead(call, index) or self.is_cancelled(call)
+
+    def is_cancelled(self, call: Call | ActorCall) -> bool:
+        """Whether somebody has cancelled a call that is not answered yet."""
+        return call.id in self.runtime.cancelled
 
     def is_ahead(self, call: Call | ActorCall, index: int) -> bool:
         """Whether a generator that has yielded `index` items must wait for its consumer."""
@@ -239,22 +253,33 @@ class Execution:
 
     def leave(self, error: SystemExit) -> NoReturn:
         """End this process as user code asked, after everything said so far has left it."""
-        runtime = self.runtime
-        with runtime.lock:
-            if isinstance(error, ActorExit):
-                text = f"actor {self.actor_class} {error.cause}"
-                failure = encode_failure("ActorDiedError", text)
+        atexit._run_exitfuncs()
+        self._write_out()  # answers first: the news of the end may overtake what comes after it
+        if isinstance(error, ActorExit):
+            runtime = self.runtime
+            text = f"actor {self.actor_class} {error.cause}"
+            failure = encode_failure("ActorDiedError", text)
+            with runtime.lock:
                 dead = ActorChanged(self.actor_id, "dead", b"", error.cause, failure)
                 runtime.send(runtime.node, dead)
-            runtime.reactor.flush()
+            self._write_out()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(error.code if isinstance(error.code, int) else 0)
 
-    def cancelled(self, peer: bytes, call: Any) -> None:
-        """Answer a call that was cancelled."""
+    def _write_out(self) -> None:
+        reactor = self.runtime.reactor
+        with self.runtime.lock:
+            reactor.flush()
+        # A receiver that does not read is not waited for longer than an end may take.
+        patience = perf_counter() + self.runtime.config.stop_timeout_seconds
+        reactor.wait_until(lambda: reactor.all_written, patience)
+
+    def cancelled(self, peer: bytes, call: Any, us: int = 0) -> None:
+        """Answer a call that was cancelled; `us` -1: before it ran."""
+        self.parts.pop(call.id, None)
         text = f"{self.title(call)} was cancelled"
-        self.send(peer, DoneMany(call.id, [encode_failure("TaskCancelledError", text)]))
+        self.send(peer, DoneMany(call.id, [encode_failure("TaskCancelledError", text)], us))
 
     # ------------------------------------------------------------------ answering
 
@@ -381,10 +406,13 @@ class Execution:
 
     def is_async(self) -> bool:
         """Whether the actor has coroutine methods."""
-        return any(
-            inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
-            for _name, member in inspect.getmembers(type(self.actor))
-        )
+        members = inspect.getmembers(type(self.actor), callable)
+        return any(is_coroutine(member) for _name, member in members)
+
+
+def is_coroutine(member: Any) -> bool:
+    """Whether a member of a class is a coroutine method, or an asynchronous generator."""
+    return inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
 
 
 def _ready(execution: Execution) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ def arrival() -> tuple[asyncio.Future[None], Callable[[], None]]:
     """A future of the running loop, and what makes it done from any thread."""
     loop = asyncio.get_running_loop()
     arrived = loop.create_future()
+    home = threading.get_ident()
 
     def arrive() -> None:
         if not arrived.done():  # the waiter may have been cancelled
@@ -54,6 +56,9 @@ def arrival() -> tuple[asyncio.Future[None], Callable[[], None]]:
 
     def wake() -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(arrive)
+            if threading.get_ident() == home:  # then the loop does not sleep
+                loop.call_soon(arrive)
+            else:
+                loop.call_soon_threadsafe(arrive)
 
     return arrived, wake

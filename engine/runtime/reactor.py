@@ -99,7 +99,6 @@ class Reactor:
         self._park = threading.Semaphore(0)
         self._parked = False
         self._stopped = False
-        self._held = False
         self.on_service_tick: Callable[[], None] | None = None
         self._alone = False  # the service thread has the baton
         self._service: threading.Thread | None = None
@@ -119,19 +118,18 @@ class Reactor:
         self._stuck.discard(connection)
         connection.close()
 
-    def watch(self, fd: int, on_readable: Callable[[], None]) -> None:
-        """Call `on_readable` (under the lock) whenever a descriptor is readable."""
+    def watch(self, fd: int, on_readable: Callable[[], None], *, edge: bool = False) -> None:
+        """Call `on_readable` (under the lock) whenever a descriptor is readable.
+
+        `edge`: only when it has become so, for one that is read somewhere else.
+        """
         self._watched[fd] = on_readable
-        self._epoll.register(fd, _IN)
+        self._epoll.register(fd, _IN | select.EPOLLET if edge else _IN)
 
     def unwatch(self, fd: int) -> None:
         """Forget a watched descriptor; the caller closes it."""
         del self._watched[fd]
         self._epoll.unregister(fd)
-
-    def fileno(self) -> int:
-        """A descriptor that is readable when a turn would find something."""
-        return self._epoll.fileno()
 
     def send(self, connection: Connection, message: Any, now: bool) -> None:
         """Queue a message; `now`: write it at once. The caller holds the lock."""
@@ -147,10 +145,19 @@ class Reactor:
 
     def drain_and_remove(self, connection: Connection) -> None:
         """Handle what a dead process still had sent, then forget its connection."""
-        if connection.fd in self._by_fd and not connection.closed:
-            self._receive(connection)
+        self.hear_out(connection)
         if not connection.closed:
             self.remove(connection)
+
+    @property
+    def all_written(self) -> bool:
+        """Whether the kernel has everything that was queued."""
+        return not self._dirty and not self._stuck
+
+    def hear_out(self, connection: Connection) -> None:
+        """Handle what a process has sent so far. The caller holds the lock."""
+        if connection.fd in self._by_fd and not connection.closed:
+            self._receive(connection)
 
     def flush(self) -> None:
         """Write what is queued on every connection. The caller holds the lock."""
@@ -188,7 +195,7 @@ class Reactor:
                     return self._serve_until(ready, deadline)
                 finally:
                     self._pass_on()
-            elif not self._wait_for_holder(ready, deadline):
+            elif not self.wait_for_holder(ready, deadline):
                 return ready()
         return True
 
@@ -210,7 +217,10 @@ class Reactor:
         self._holder = threading.get_ident()
         return True
 
-    def _wait_for_holder(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+    def wait_for_holder(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        """Wait until another thread has served the sockets. Changes nothing that an exception
+        raised in it could leave half-way.
+        """
         ticket = threading.Lock()
         ticket.acquire()
         self._waiters.append(ticket)
@@ -363,13 +373,6 @@ class Reactor:
         self._service = threading.Thread(target=self._serve, name="engine-service", daemon=True)
         self._service.start()
 
-    def hold_service(self) -> None:
-        """Keep the service thread away from the sockets: another event loop serves them."""
-        self._held = True
-        self.kick()
-        with self._baton:  # it may have it at this moment
-            pass
-
     def _serve(self) -> None:
         seen, idle = -1, 0
         while not self._stopped:
@@ -382,7 +385,7 @@ class Reactor:
                     self.lock.release()
             if self.on_service_tick is not None:
                 self.on_service_tick()
-            if self._held or self.touched != seen:
+            if self.touched != seen:
                 seen, idle = self.touched, 0
                 continue
             if self._take_baton():
@@ -401,7 +404,7 @@ class Reactor:
     def _serve_alone(self) -> None:
         self._alone = True
         try:
-            while not (self._stopped or self._waiters or self._held):
+            while not (self._stopped or self._waiters):
                 # A worker's interrupt may have to be tried again: do not sleep for long then.
                 self._turn(None if self.on_service_tick is None else self._tick_seconds * 10)
                 if self.on_service_tick is not None:

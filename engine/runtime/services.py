@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.core.control import Request
 from engine.runtime.groups import GroupServices
@@ -72,9 +72,10 @@ class Services:
     # ------------------------------------------------------------------ names
 
     def _reserve_name(
-        self, peer: bytes, number: int, namespace: str, name: str, actor: bytes
-    ) -> None:
-        holder = self._node.head.reserve(namespace, name, actor)
+        self, peer: bytes, number: int, namespace: str, name: str, actor: bytes,
+        options: dict[str, Any],
+    ) -> None:  # fmt: skip
+        holder = self._node.head.reserve(namespace, name, actor, options)
         self._node.reply(peer, number, holder)
 
     def _find_actor(self, peer: bytes, number: int, namespace: str, name: str) -> None:

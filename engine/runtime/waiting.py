@@ -13,6 +13,7 @@ from engine import exceptions
 from engine.core.control import Blocked
 from engine.core.ids import owner_of, short
 from engine.core.objects import Entry
+from engine.core.streams import ItemStream
 from engine.core.values import ERROR_NONE
 from engine.store import codec
 from engine.store.refs import ObjectRef
@@ -107,19 +108,23 @@ class Waits:
         return f"{text}: {known}" if known else text
 
     def ready_among(
-        self, refs: list[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool
-    ) -> list[ObjectRef[Any]]:
-        """The first `count` references (in list order) that are ready within `timeout`."""
-        ready = self._first_ready(refs, count)
+        self, waitables: list[Any], count: int, timeout: float | None
+    ) -> list[Any]:
+        """The first `count` references and generators (in list order) ready within `timeout`."""
+        entries = self._entries
+        found: list[Entry | ItemStream] = [
+            entries[one._id] if type(one) is ObjectRef else one._stream for one in waitables
+        ]
+        ready = _first_ready(waitables, found, count)
         if len(ready) == count:
             return ready
-        entries = self._entries
-        pending = [entry for ref in refs if (entry := entries[ref._id]).value is None]
+        pending = [entry for entry in found if entry.value is None]
+        me = self._runtime.id
         with self._runtime.lock:
-            for ref in refs:
-                if fetch or owner_of(ref._id) != self._runtime.id:
-                    self._runtime.owner.objects.want(ref._id, entries[ref._id])
-        missing = len(pending) - (len(refs) - count)
+            for one in waitables:
+                if type(one) is ObjectRef and owner_of(one._id) != me:
+                    self._runtime.owner.objects.want(one._id, entries[one._id])
+        missing = len(pending) - (len(waitables) - count)
 
         def enough() -> bool:
             # Look at the pending ones only, and drop what has arrived: linear over all turns.
@@ -130,17 +135,7 @@ class Waits:
             return missing <= 0
 
         self.wait(enough, timeout)
-        return self._first_ready(refs, count)
-
-    def _first_ready(self, refs: list[ObjectRef[Any]], count: int) -> list[ObjectRef[Any]]:
-        entries = self._entries
-        ready = []
-        for ref in refs:
-            if entries[ref._id].value is not None:
-                ready.append(ref)
-                if len(ready) == count:
-                    break
-        return ready
+        return _first_ready(waitables, found, count)
 
     def wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """Serve the sockets until `ready()` or `timeout` seconds have passed."""
@@ -168,3 +163,15 @@ class Waits:
                 self._runtime.reactor.flush()
             elif change < 0 and self._blocked == 0:
                 self._runtime.send(self._runtime.node, Blocked(False))
+
+
+def _first_ready(
+    waitables: list[Any], found: list[Entry | ItemStream], count: int
+) -> list[Any]:
+    ready = []
+    for one, entry in zip(waitables, found, strict=True):
+        if entry.value is not None:
+            ready.append(one)
+            if len(ready) == count:
+                break
+    return ready

@@ -7,14 +7,14 @@ back, cancellation, the end.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
 import sys
-import threading
 from collections import deque
+from threading import current_thread, main_thread
 from time import perf_counter
-from types import FrameType
 from typing import Any
 
 import msgspec
@@ -47,8 +47,9 @@ from engine.core.messages import (
     Settled,
 )
 from engine.runtime import client
+from engine.runtime.cancelling import Cancelling
 from engine.runtime.client import Runtime
-from engine.runtime.concurrency import AsyncCalls, ThreadedCalls
+from engine.runtime.concurrency import Groups, concurrency_of
 from engine.runtime.environments import set_up
 from engine.runtime.execution import Execution
 from engine.runtime.notebook import Notebook
@@ -80,9 +81,9 @@ class Worker:
         self.stopping: str | None = None
         self.channel: Any = None  # a topology's member, when this worker runs one
         self.replay: Replay | None = None
-        self._concurrent: AsyncCalls | ThreadedCalls | None = None
-        self._running: tuple[bytes, Any] | None = None
-        self._interrupt = b""  # the call that is to be interrupted
+        self.cancelling = Cancelling(self)
+        self.concurrent: Groups | None = None  # of an actor that runs several calls at a time
+        self.running: tuple[bytes, Any] | None = None  # on the main thread
         self._seen_running: tuple[bytes, Any] | None = None  # what ran at the last tick
         runtime.unclaimed = self.on_message
         runtime.before_block = self._give_back_all
@@ -95,7 +96,10 @@ class Worker:
         """A message for an executor, under the lock, on whichever thread serves."""
         kind = type(message)
         if kind is Call or kind is ActorCall or kind is CreateActor:
-            self.queue.append((peer, message))
+            if kind is ActorCall and message.details is not None and message.details.group:
+                self._on_group_call(peer, message)
+            else:
+                self.queue.append((peer, message))
         elif kind is Dependencies:
             self.execution.parts.setdefault(message.id, []).extend(message.deps)
         elif kind is ChannelFrame:
@@ -106,11 +110,11 @@ class Worker:
         elif kind is Recall:
             self._give_back(peer, message.count)
         elif kind is Cancel:
-            self._cancel(peer, message)
+            self.cancelling.on_cancel(message)
         elif kind is Consumed:
             self.execution.consumed[message.id] = message.count
-            if self._concurrent is not None:
-                self._concurrent.on_consumed()
+            if self.concurrent is not None:
+                self.concurrent.on_consumed()
         elif kind is Settled:
             self.execution.on_settled(message.id)
         elif kind is Assigned:
@@ -123,13 +127,20 @@ class Worker:
                 self.queue.append((peer, message))
         elif kind is Stop:
             self.stopping = message.reason
-            if self._running is not None:
+            if self.running is not None or current_thread() is not main_thread():
                 # User code runs and there is nobody to wait for: the node is going away.
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(0)
         else:
             raise AssertionError(f"a worker cannot handle {message!r}")
+
+    def _on_group_call(self, peer: bytes, call: ActorCall) -> None:
+        pools = self.concurrent
+        if pools is not None and pools.loop is not None and not call.caller:
+            pools.start(peer, call)  # its own loop takes it, also while the main one is blocked
+        else:
+            self.queue.append((peer, call))
 
     def _give_back(self, peer: bytes, count: int) -> None:
         ids, kept = [], []
@@ -152,53 +163,14 @@ class Worker:
         for peer in {peer for peer, message in self.queue if type(message) is Call}:
             self._give_back(peer, len(self.queue))
 
-    def _cancel(self, peer: bytes, message: Cancel) -> None:
-        for item in self.queue:
-            if getattr(item[1], "id", None) == message.id:
-                self.queue.remove(item)
-                self.execution.cancelled(*item)
-                return
-        running = self._running
-        if running is not None and getattr(running[1], "id", None) == message.id:
-            if message.force:
-                os._exit(1)
-            self._interrupt = message.id
-            if threading.current_thread() is threading.main_thread():
-                # The call waits inside the engine: it is interrupted where it waits.
-                self.runtime.reactor.after_turn.append(self._raise_interrupt)
-            else:
-                self._signal()
-        elif self._concurrent is not None:
-            self._concurrent.cancel(message.id)
-
     def _on_tick(self) -> None:
         """Every few milliseconds, on the service thread."""
-        if self._interrupt:
-            self._signal()
-        running = self._running
+        self.cancelling.on_tick()
+        running = self.running
         if running is not None and running is self._seen_running and self.queue:
             with self.runtime.lock:  # nobody's task may wait behind one that takes so long
                 self._give_back_all()
         self._seen_running = running
-
-    def _signal(self) -> None:
-        """Interrupt the main thread, out of blocking system calls too; from the service thread."""
-        if self._interrupt:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    def _on_signal(self, _number: int, frame: FrameType | None) -> None:
-        # Not inside the engine's own code, which must not be left half-way: the service thread
-        # tries again in a moment.
-        module = frame.f_globals.get("__name__", "") if frame is not None else ""
-        if not module.startswith("engine."):
-            self._raise_interrupt()
-
-    def _raise_interrupt(self) -> None:
-        running, wanted = self._running, self._interrupt
-        if running is not None and wanted and getattr(running[1], "id", None) == wanted:
-            self._interrupt = b""
-            raise KeyboardInterrupt
-        self._interrupt = b""
 
     def _on_peer_gone(self, peer: bytes) -> None:
         self.execution.on_peer_gone(peer)
@@ -212,7 +184,7 @@ class Worker:
     def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
         reactor = self.runtime.reactor
-        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGINT, self.cancelling.on_signal)
         reactor.on_service_tick = self._on_tick
         reactor.start_service()
         queue = self.queue
@@ -229,7 +201,7 @@ class Worker:
             channel = self.channel
             if channel is not None and channel.step():
                 continue
-            concurrent = self._concurrent
+            concurrent = self.concurrent
             if channel is not None:
                 reactor.wait_until(self._has_work, channel.next_wake())
             elif self.replay is not None and concurrent is None:
@@ -257,6 +229,7 @@ class Worker:
         if type(message) is CreateActor:
             self._create(message)
         elif type(message) is KillActor:
+            atexit._run_exitfuncs()
             self.stopping = message.cause
         elif type(message) is Retire:
             self._retire()
@@ -274,16 +247,18 @@ class Worker:
 
     def run_call(self, peer: bytes, call: Call | ActorCall) -> None:
         """Run a call, or start it when several run at a time."""
-        if self._concurrent is not None:
-            self._concurrent.start(peer, call)
+        if self.concurrent is not None:
+            self.concurrent.start(peer, call)
             return
-        self._running = peer, call
+        self.running = peer, call
         self.notebook.start(call.id)
         try:
             self.execution.run(peer, call)
         finally:
             self.notebook.stop()
-            self._running = None
+            self.running = None
+            if self.runtime.cancelled:
+                self.runtime.cancelled.discard(call.id)
 
     def _retire(self) -> None:
         """End, unless objects that this process owns or borrows are still held."""
@@ -297,9 +272,11 @@ class Worker:
 
     def _create(self, create: CreateActor) -> None:
         execution = self.execution
-        self._running = (b"", create)
+        self.running = (b"", create)
         try:
             self._make(create)
+        except SystemExit as error:
+            execution.leave(error)
         except BaseException as error:  # the user's constructor: its error is the actor's death
             title = f"{create.options.get('class', 'actor')}.__init__"
             changed = ActorChanged(
@@ -308,13 +285,13 @@ class Worker:
             )
         else:
             changed = ActorChanged(create.id, "alive", self.runtime.id)
-            self._choose_concurrency(create.options.get("max_concurrency"))
-        self._running = None
+            self.concurrent = concurrency_of(self, create.options)
+        self.running = None
         with self.runtime.lock:
             self.runtime.send(self.runtime.node, changed)
             self.runtime.reactor.flush()
-        if isinstance(self._concurrent, AsyncCalls):
-            self._concurrent.run()
+        if self.concurrent is not None and self.concurrent.loop is not None:
+            self.concurrent.loop.run()
 
     def _make(self, create: CreateActor) -> None:
         every = create.options.get("checkpoint_every")
@@ -329,12 +306,6 @@ class Worker:
             self.replay.write()  # so the constructor never runs twice
         else:
             self.execution.restore(create, *self.runtime.restoring)
-
-    def _choose_concurrency(self, limit: int | None) -> None:
-        if self.execution.is_async():
-            self._concurrent = AsyncCalls(self, limit or 1000)
-        elif limit is not None and limit > 1:
-            self._concurrent = ThreadedCalls(self, limit)
 
 
 def main(sock: socket.socket, process: bytes, environment: bytes = b"") -> int:

@@ -276,6 +276,8 @@ def _children(value: Any) -> list[tuple[str, Any]]:
         for name in code.co_names:
             if name in value.__globals__:
                 found.append((f" global variable {name!r}", value.__globals__[name]))
+    if type(value).__reduce__ is not object.__reduce__:  # type: ignore[comparison-overlap]
+        return found  # its attributes are not what is pickled
     for name, child in getattr(value, "__dict__", {}).items():
         if not (isinstance(value, type) and name.startswith("__")):
             found.append((f".{name}", child))

@@ -8,11 +8,13 @@ compare and hash by identity, at C speed.
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
+from engine.core.ids import JobID, TaskID
 from engine.exceptions import OutOfBandObjectRefSerializationException
 from engine.store.codec import contained_refs
 
@@ -32,6 +34,13 @@ class RefHolder(Protocol):
 
     def awaitable(self, ref: ObjectRef[Any]) -> Generator[Any, None, Any]:
         """What `await ref` runs."""
+
+    def task_of(self, ref: ObjectRef[Any]) -> bytes:
+        """The id of the task that makes the object."""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Facts about the cluster."""
 
 
 _holder: RefHolder | None = None
@@ -108,6 +117,34 @@ class ObjectRef(Generic[T]):
     def future(self) -> Future[T]:
         """A `concurrent.futures.Future` with the value or the error."""
         return _live().future_of(self)
+
+    def as_future(self) -> asyncio.Future[T]:
+        """An `asyncio.Future` of the running loop with the value or the error."""
+        return asyncio.wrap_future(self.future(), loop=asyncio.get_running_loop())
+
+    def _on_completed(self, callback: Callable[[Any], Any]) -> None:
+        """Call `callback` with the value, or with the exception in its place, once it is there.
+
+        It runs on a thread of the engine, or here if it is there already, and must be short.
+        """
+
+        def deliver(done: Future[Any]) -> None:
+            error = done.exception()
+            callback(done.result() if error is None else error)
+
+        self.future().add_done_callback(deliver)
+
+    def task_id(self) -> TaskID:
+        """The id of the task that makes the object.
+
+        A task has the id of its first return value; of its other return values only while it is
+        pending. For an object that was put, the object's own id.
+        """
+        return TaskID(_live().task_of(self))
+
+    def job_id(self) -> JobID:
+        """The id of the driver of this cluster."""
+        return JobID(_live().info["driver"])
 
     def __await__(self) -> Generator[Any, None, T]:
         return _live().awaitable(self)

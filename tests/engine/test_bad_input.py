@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import pickle
 import socket
 import threading
 from collections.abc import Callable
@@ -11,7 +13,8 @@ from typing import Any
 import pytest
 
 import engine
-from engine import exceptions
+from engine import exceptions, util
+from engine.actor import exit_actor
 from engine.options import ACTOR, METHOD, TASK, check_options
 from tests.engine.support import finished_script
 
@@ -54,6 +57,28 @@ class Holder:
 
 async def coroutine() -> None:
     return None
+
+
+async def coroutines() -> Any:
+    yield None
+
+
+@engine.remote
+def numbers(n: int) -> Any:
+    yield from range(n)
+
+
+class Grouped:
+    """Names a concurrency group."""
+
+    @engine.method(concurrency_group="io")
+    def read(self) -> None:
+        return None
+
+
+def inherit() -> None:
+    class _Derived(Adder):  # type: ignore[misc,valid-type]
+        pass
 
 
 # Rows: (what is done, error, what the message has to say). They need no running engine.
@@ -105,7 +130,67 @@ STATIC: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: engine.wait(5), TypeError, "takes a list of ObjectRefs, not a int"),
     (lambda: engine.kill(5), TypeError, r"takes an actor handle, not a int; use engine\.cancel"),
     (lambda: engine.kill(add), TypeError, "takes an actor handle, not a RemoteFunction"),
-    (lambda: engine.cancel(5), TypeError, "takes an ObjectRef, not a int"),
+    (lambda: engine.cancel(5), TypeError, "takes an ObjectRef or an ObjectRefGenerator, not a int"),
+    (lambda: engine.remote(coroutines), TypeError, "coroutine.*actor"),
+    (lambda: engine.remote(functools.partial(plain, 1)), TypeError, "not a partial: wrap it in a"),
+    (lambda: engine.method(plain), TypeError, r"by keyword: @engine\.method\(num_returns=2\)"),
+    (lambda: engine.method(), TypeError, "without options needs no decorator"),
+    (inherit, TypeError, "'Adder' cannot be inherited from: inherit from the plain class"),
+    (lambda: add.options(2), TypeError, "positional argument"),
+    (lambda: add.options(num_returns="dynamic"), ValueError, '"streaming" for a generator'),
+    (lambda: add.options(num_returns=True), ValueError, "num_returns=True: expected an integer"),
+    (lambda: add.options(memory=-1), ValueError, "memory=-1: expected a number >= 0"),
+    (lambda: add.options(num_gpus=float("inf")), ValueError, "num_gpus=inf: expected"),
+    (lambda: add.options(resources={5: 1}), TypeError, "names to be strings"),
+    (lambda: add.options(resources={"GPU": 1}), TypeError, "use num_gpus"),
+    (lambda: add.options(_generator_backpressure_num_objects=0), ValueError, "integer >= 1, or -1"),
+    (lambda: Adder.options(_generator_backpressure_num_objects=-2), ValueError, "integer >= 1"),
+    (lambda: add.options(max_restarts=1), ValueError, "unknown option 'max_restarts' for a task"),
+    (lambda: add.options(lifetime="detached"), ValueError, "unknown option 'lifetime' for a task"),
+    (lambda: add.options(max_concurrency=2), ValueError, "unknown option 'max_concurrency' for a"),
+    (lambda: add.options(concurrency_group="io"), ValueError, "unknown option 'concurrency_group'"),
+    (lambda: add.options(max_pending_calls=1), ValueError, "unknown option 'max_pending_calls'"),
+    (lambda: add.options(on_full="wait"), ValueError, "one of 'block', 'raise'"),
+    (lambda: add.options(max_retries="many"), ValueError, "max_retries='many': expected an int"),
+    (lambda: add.options(max_retries=1.5), ValueError, "max_retries=1.5: expected an integer"),
+    (lambda: engine.method(max_retries=1), ValueError, "for a method.*max_task_retries"),
+    (lambda: engine.method(num_returns=-1), ValueError, "num_returns=-1: expected an integer >= 0"),
+    (lambda: engine.method(concurrency_group=""), ValueError, "expected a non-empty string"),
+    (lambda: engine.method(max_task_retries=-2), ValueError, "-1 for no limit"),
+    (lambda: engine.method(retry_exceptions="all"), ValueError, "list of exception classes"),
+    (lambda: Adder.options(max_restarts=-2), ValueError, "integer >= 0, or -1 for no limit"),
+    (lambda: Adder.options(max_restarts="forever"), ValueError, "max_restarts='forever': expected"),
+    (lambda: Adder.options(max_task_retries=1.5), ValueError, "max_task_retries=1.5: expected"),
+    (lambda: Adder.options(max_concurrency=1.5), ValueError, "max_concurrency=1.5: expected"),
+    (lambda: Adder.options(max_concurrency=-1), ValueError, "expected an integer >= 1"),
+    (lambda: Adder.options(max_pending_calls=0), ValueError, "integer >= 1, or -1 for no limit"),
+    (lambda: Adder.options(namespace=""), ValueError, "namespace='': expected a non-empty string"),
+    (lambda: Adder.options(allow_out_of_order_execution=1), ValueError, "True or False"),
+    (lambda: Adder.options(concurrency_groups={"io": 1}), ValueError, r"not to \.options\(\)"),
+    (lambda: engine.remote(concurrency_groups=["io"])(Grouped), TypeError, "a mapping from group"),
+    (lambda: engine.remote(concurrency_groups={"io": 0})(Grouped), TypeError, "1 for group 'io'"),
+    (lambda: engine.remote(concurrency_groups={"": 1})(Grouped), TypeError, "non-empty strings"),
+    (lambda: engine.remote(Grouped), ValueError,
+     r"Grouped\.read is to run in concurrency group 'io'.*none\. Declare it: @engine\.remote"),
+    (lambda: engine.remote(concurrency_groups={"compute": 1})(Grouped), ValueError,
+     "group 'io', and its actor class has: 'compute'"),
+    (lambda: engine.get("abc"), TypeError, "not a str. Values need no get"),
+    (lambda: engine.get({1}), TypeError, "not a set"),
+    (lambda: engine.get(Adder), TypeError, "not a ActorClass"),
+    (lambda: engine.get([], timeout=-1), ValueError, "seconds >= 0 or None"),
+    (lambda: engine.wait(None), TypeError, "takes a list of ObjectRefs, not a NoneType"),
+    (lambda: engine.wait([], timeout="1"), TypeError, "timeout='1': expected seconds or None"),
+    (lambda: engine.kill(Adder), TypeError, "takes an actor handle, not a ActorClass"),
+    (lambda: engine.cancel(None), TypeError, "ObjectRefGenerator, not a NoneType"),
+    (lambda: engine.get_actor("n", namespace=5), ValueError, "namespace=5, expected a non-empty"),
+    (lambda: engine.preload("module"), ValueError, "expected 'module:function'"),
+    (lambda: util.placement_group([]), ValueError, "expected a non-empty list of bundles"),
+    (lambda: util.placement_group([{"CPU": 0}]), ValueError, "a resource with an amount above 0"),
+    (lambda: util.placement_group([{"CPU": -1}]), ValueError, "expected amounts >= 0"),
+    (lambda: util.placement_group([{"CPU": 1}], strategy="FAST"), ValueError, "one of PACK"),
+    (lambda: util.remove_placement_group(5), TypeError, "expected a PlacementGroup, not a int"),
+    (lambda: util.Pool(0), ValueError, "at least 1"),
+    (lambda: util.Executor(max_workers=0), ValueError, "greater than 0"),
     (lambda: engine.get_actor(""), ValueError, "expected a non-empty name"),
     (lambda: engine.get_actor(5), (ValueError, TypeError), "expected a non-empty name"),
 ]
@@ -128,8 +213,8 @@ LIVE: list[tuple[Callable[[Any, Any], Any], Any, str]] = [
     (lambda ref, handle: engine.wait([ref], num_returns=1.0), ValueError, "integer >= 1"),
     (lambda ref, handle: engine.wait([ref], timeout=-0.1), ValueError, "seconds >= 0 or None"),
     (lambda ref, handle: engine.kill(ref), TypeError, r"not a ObjectRef; use engine\.cancel"),
-    (lambda ref, handle: engine.cancel(handle), TypeError, "takes an ObjectRef, not a ActorHandle"),
-    (lambda ref, handle: engine.cancel([ref]), TypeError, "takes an ObjectRef, not a list"),
+    (lambda ref, handle: engine.cancel(handle), TypeError, "not a ActorHandle"),
+    (lambda ref, handle: engine.cancel([ref]), TypeError, "not a list"),
     (lambda ref, handle: handle.add(1), TypeError, r"cannot be called directly; use \.add\.remote"),
     (lambda ref, handle: handle.sub, AttributeError, "no method 'sub'; it has: add, static"),
     (lambda ref, handle: handle._hidden, AttributeError, "no method '_hidden'"),
@@ -145,6 +230,40 @@ LIVE: list[tuple[Callable[[Any, Any], Any], Any, str]] = [
      exceptions.TaskUnschedulableError, "tpu"),
     (lambda ref, handle: Adder.options(num_gpus=1).remote(1), exceptions.ActorUnschedulableError,
      "actor 'Adder' asks for.*GPU"),
+    (lambda ref, handle: engine.get([numbers.remote(1)]), TypeError,
+     "element 0 is a ObjectRefGenerator, expected an ObjectRef"),
+    (lambda ref, handle: engine.get(handle.add), TypeError, "not a ActorMethod"),
+    (lambda ref, handle: engine.wait(numbers.remote(1)), TypeError, "Put it into a list"),
+    (lambda ref, handle: engine.wait([ref, handle]), TypeError, "found a ActorHandle"),
+    (lambda ref, handle: engine.wait([ref], num_returns=True), ValueError, "integer >= 1"),
+    (lambda ref, handle: engine.put(numbers.remote(1)), TypeError,
+     "cannot pickle ObjectRefGenerator.*Pass on the references it yields"),
+    (lambda ref, handle: take.remote([numbers.remote(1)]), TypeError, r"\[0\]\[0\] \(a engine"),
+    (lambda ref, handle: pickle.dumps(ref), exceptions.OutOfBandObjectRefSerializationException,
+     r"Pass it as an argument, return it.*engine\.put\(\)"),
+    (lambda ref, handle: pickle.dumps(handle), exceptions.OutOfBandObjectRefSerializationException,
+     r"engine\.put\(\)"),
+    (lambda ref, handle: ref.as_future(), RuntimeError, "no .*event loop"),
+    (lambda ref, handle: handle.add.options(concurrency_group="io"), ValueError,
+     r"Adder\.add is to run in concurrency group 'io'.*Declare it"),
+    (lambda ref, handle: handle.add.options(concurrency_group=5), ValueError, "non-empty string"),
+    (lambda ref, handle: handle.add.options(on_full="later"), ValueError, "'block', 'raise'"),
+    (lambda ref, handle: handle.add.options(num_returns="many"), ValueError, "integer >= 0"),
+    (lambda ref, handle: engine.kill("name"), TypeError, "takes an actor handle, not a str"),
+    (lambda ref, handle: engine.get_actor("nobody", namespace="blue"), ValueError,
+     "no actor named 'nobody' lives in namespace 'blue'"),
+    (lambda ref, handle: engine.get_runtime_context().is_canceled(), RuntimeError,
+     "for the code of tasks and actor methods"),
+    (lambda ref, handle: exit_actor(), TypeError, "methods of actors"),
+    (lambda ref, handle: engine.TaskID("00"), ValueError, "expected the bytes of an id"),
+    (lambda ref, handle: util.Pool(64), ValueError, r"64 processes on a cluster with 2 CPUs"),
+    (lambda ref, handle: util.ActorPool([handle]).push(handle), ValueError, "already belongs"),
+    (lambda ref, handle: util.Queue().put(1, timeout=-1), ValueError, "non-negative number"),
+    (lambda ref, handle: util.Queue().get(timeout=-1), ValueError, "non-negative number"),
+    (lambda ref, handle: util.Queue().put_nowait_batch(5), TypeError, "must be an Iterable"),
+    (lambda ref, handle: util.Queue().get_nowait_batch(-1), ValueError, "nonnegative"),
+    (lambda ref, handle: util.placement_group([{"CPU": 1}] * 2, strategy="STRICT_SPREAD"),
+     ValueError, "needs as many machines; this engine has one"),
     (lambda ref, handle: take.remote(threading.Lock()), TypeError, "lock"),
     (lambda ref, handle: take.remote([{"k": Holder()}]), TypeError,
      r"\[0\]\['k'\]\.lock \(a _thread\.lock\)"),
@@ -231,7 +350,8 @@ for options in (
     {"namespace": ""}, {"namespace": 5}, {"labels": ["a"]}, {"labels": {"a": "b c"}},
     {"labels": {"ray.io/x": "1"}}, {"include_dashboard": True}, {"dashboard_host": "0.0.0.0"},
     {"local_mode": True}, {"_system_config": {"a": 1}}, {"_temp_dir": "/tmp"}, {"_memory": 5},
-    {"job_config": 5}, {"runtime_env": {"pip": ["x"]}},
+    {"job_config": 5}, {"runtime_env": {"pip": ["x"]}}, {"config": 5}, {"resources": [1]},
+    {"object_store_memory": "1GB"}, {"on_full": "wait"}, {"address": 5},
 ):
     try:
         engine.init(**options)
@@ -271,6 +391,11 @@ print(json.dumps(rows))
         "ValueError: init(_memory=5) is not for this engine: pass resources={'memory'",
         "ValueError: init(job_config=5) is not for this engine: pass runtime_env=",
         "ValueError: runtime_env has no field 'pip' here",
+        "TypeError: config=5: expected an engine.config.Config",
+        "TypeError: resources=[1]: expected a dict",
+        "ValueError: object_store_memory='1GB': expected bytes",
+        "ValueError: on_full='wait': expected 'block' or 'raise'",
+        "ConnectionError: no cluster",
     ]
     for row, start in zip(rows, wanted, strict=True):
         assert row.startswith(start)
@@ -290,8 +415,12 @@ class A:
     def m(self):
         return 1
 
+@engine.remote
+def numbers():
+    yield 1
+
 engine.init(num_cpus=1)
-old, actor = engine.put(1), A.remote()
+old, actor, items = engine.put(1), A.remote(), numbers.remote()
 engine.get(actor.m.remote())
 pending = f.remote(1)
 engine.shutdown()
@@ -300,7 +429,9 @@ for act in (lambda: engine.get(old), lambda: engine.get([old]), lambda: engine.w
             lambda: engine.get(f.remote(old), timeout=5),
             lambda: engine.get(f.remote([old]), timeout=5),
             lambda: engine.get(actor.m.remote(), timeout=5), lambda: engine.cancel(old),
-            lambda: engine.put([old]), lambda: old.future().result(5)):
+            lambda: engine.put([old]), lambda: old.future().result(5),
+            lambda: engine.wait([items]), lambda: engine.cancel(items),
+            lambda: engine.kill(actor)):
     try:
         act()
         print("nothing")

@@ -163,22 +163,34 @@ def test_detached_actors_stay(head: HeadMachine, edge: _Edge) -> None:
 
 
 def test_names(head: HeadMachine) -> None:
-    assert head.reserve("n", "x", ACTOR) == ACTOR
-    assert head.reserve("n", "x", OTHER + bytes(8)) == ACTOR
-    assert head.reserve("m", "x", OTHER + bytes(8)) != ACTOR
+    assert head.reserve("n", "x", ACTOR, {}) == ACTOR
+    assert head.reserve("n", "x", OTHER + bytes(8), {}) == ACTOR
+    assert head.reserve("m", "x", OTHER + bytes(8), {}) != ACTOR
     alive(head, name="x", namespace="n")
     found = head.find("n", "x")
     assert found is not None
     assert found[0] == ACTOR
     head.on_process_died(WORKER, 7, "SIGKILL")
     assert head.find("n", "x") is None
-    assert head.reserve("n", "x", OTHER + bytes(8)) == OTHER + bytes(8)
+    assert head.reserve("n", "x", OTHER + bytes(8), {}) == OTHER + bytes(8)
+
+
+def test_a_reserved_name_is_found_before_its_actor_is_created(
+    head: HeadMachine, edge: _Edge
+) -> None:
+    facts = {"class": "A"}
+    head.reserve("n", "x", ACTOR, facts)
+    assert head.find("n", "x") == (ACTOR, facts)
+    head.on_lookup(OTHER, ACTOR)
+    head.kill(ACTOR, True, "an argument of its constructor is an error")
+    assert head.find("n", "x") is None
+    assert [to for to, one in edge.sent if isinstance(one, ActorChanged)] == [OTHER]
 
 
 def test_a_name_whose_creator_died_before_creating_is_free(head: HeadMachine) -> None:
-    head.reserve("n", "x", ACTOR)
+    head.reserve("n", "x", ACTOR, {})
     head.on_process_died(CREATOR, 5, "SIGKILL")
-    assert head.reserve("n", "x", OTHER + bytes(8)) == OTHER + bytes(8)
+    assert head.reserve("n", "x", OTHER + bytes(8), {}) == OTHER + bytes(8)
 
 
 def test_a_graceful_end_goes_through_the_actor_and_is_no_restart(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 import engine
+from engine import exceptions
 from engine.config import Config
-from tests.engine.support import eventually, home
+from tests.engine.support import eventually, finished_script, home
 
 IN_FLIGHT_MAX = 16
 FRAME_BYTES = 256 * 1024
@@ -128,6 +130,140 @@ def test_failing_and_cancelled_tasks_leave_the_budget(small: Any) -> None:
             with pytest.raises(ValueError, match="no"):
                 small.get(ref, timeout=20)
     assert home().owner.unfinished == 0
+
+
+def test_raising_instead_of_waiting(small: Any, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    @small.remote(num_cpus=0)
+    def hold(path: str, _data: bytes = b"") -> int:
+        while not os.path.exists(path):
+            time.sleep(0.001)
+        return 1
+
+    @small.remote(num_cpus=0, max_concurrency=IN_FLIGHT_MAX)
+    class Holder:
+        def hold(self, path: str) -> int:
+            while not os.path.exists(path):
+                time.sleep(0.001)
+            return 1
+
+        def items(self) -> Any:
+            yield 1
+
+    holder = Holder.remote()
+    raising = hold.options(on_full="raise")
+    refs = [raising.remote(str(gate)) for _ in range(IN_FLIGHT_MAX - 1)]
+    refs.append(holder.hold.options(on_full="raise").remote(str(gate)))
+    submissions = [
+        lambda: raising.remote(str(gate)),
+        lambda: holder.hold.options(on_full="raise").remote(str(gate)),
+        lambda: holder.items.options(on_full="raise").remote(),
+    ]
+    for submit in submissions:
+        with pytest.raises(exceptions.SubmissionLimitExceeded, match=r"16 calls.*1048576 bytes"):
+            submit()
+        with pytest.raises(exceptions.PendingCallsLimitExceeded, match=r"engine\.wait"):
+            submit()
+    gate.touch()
+    assert small.get(refs, timeout=20) == [1] * IN_FLIGHT_MAX
+    assert small.get(raising.remote(str(gate)), timeout=20) == 1
+    assert home().owner.unfinished == 0
+
+
+def test_raising_for_bytes(small: Any, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    @small.remote(num_cpus=0, on_full="raise")
+    def hold(path: str, data: bytes) -> int:
+        while not os.path.exists(path):
+            time.sleep(0.001)
+        return len(data)
+
+    refs = [hold.remote(str(gate), bytes(600_000))]
+    with pytest.raises(exceptions.SubmissionLimitExceeded, match=r"this one has 6000\d\d bytes"):
+        hold.remote(str(gate), bytes(600_000))
+    gate.touch()
+    assert small.get(refs, timeout=20) == [600_000]
+    assert small.get(hold.remote(str(gate), bytes(2 << 20)), timeout=20) == 2 << 20
+
+
+def test_an_answer_that_has_arrived_makes_room(small: Any) -> None:
+    @small.remote(on_full="raise")
+    def echo(x: int) -> int:
+        return x
+
+    total = 0
+    for _ in range(20):
+        refs = [echo.remote(x) for x in range(IN_FLIGHT_MAX)]
+        total += len(small.wait(refs, num_returns=IN_FLIGHT_MAX, timeout=20)[0])
+    assert total == 20 * IN_FLIGHT_MAX
+
+
+def test_submitters_three_deep_at_the_limit_do_not_deadlock(small: Any) -> None:
+    @small.remote
+    def descend(depth: int) -> int:
+        if not depth:
+            return 1
+        count = IN_FLIGHT_MAX + 2 if depth == 1 else 3
+        return sum(small.get([descend.remote(depth - 1) for _ in range(count)]))
+
+    found = small.get([descend.remote(3) for _ in range(2)], timeout=40)
+    assert found == [9 * (IN_FLIGHT_MAX + 2)] * 2
+
+
+def test_actors_and_coroutines_at_the_limit_do_not_deadlock(small: Any) -> None:
+    @small.remote
+    def child(x: int) -> int:
+        return x
+
+    class Base:
+        def work(self) -> int:
+            return sum(small.get([child.remote(1) for _ in range(3 * IN_FLIGHT_MAX)]))
+
+    class Loop:
+        async def work(self) -> int:
+            return sum([await ref for ref in [child.remote(1) for _ in range(3 * IN_FLIGHT_MAX)]])
+
+    plain = small.remote(Base).options(num_cpus=1).remote()
+    threaded = small.remote(Base).options(max_concurrency=4).remote()
+    loop = small.remote(Loop).remote()
+    refs = [one.work.remote() for one in (plain, threaded, loop) for _ in range(4)]
+    assert small.get(refs, timeout=40) == [3 * IN_FLIGHT_MAX] * 12
+
+
+def test_the_whole_engine_may_raise(tmp_path: Path) -> None:
+    out = finished_script(
+        """
+import engine
+from engine.config import Config
+from engine.exceptions import SubmissionLimitExceeded
+import threading
+
+@engine.remote(num_cpus=0)
+def hold():
+    threading.Event().wait(0.3)
+    return 1
+
+@engine.remote(num_cpus=0)
+def nested():
+    try:
+        refs = [hold.remote() for _ in range(5)]
+    except SubmissionLimitExceeded:
+        return "refused"
+
+engine.init(num_cpus=1, on_full="raise", config=Config(in_flight_calls_max=4))
+refs = [hold.remote() for _ in range(4)]
+try:
+    hold.remote()
+except SubmissionLimitExceeded as error:
+    print("refused")
+print(engine.get(hold.options(on_full="block").remote()))
+print(engine.get(nested.remote()))
+""",
+        tmp_path,
+    )
+    assert out.splitlines() == ["refused", "1", "refused"]
 
 
 def test_a_call_with_many_large_dependencies_is_no_larger_than_a_frame(small: Any) -> None:

@@ -427,6 +427,12 @@ def test_misuse(options: dict[str, Any], error: type[Exception], says: str) -> N
         Ledger.options(**options)
 
 
+def test_retries_of_exceptions_are_refused(cluster: Any) -> None:
+    ledger = replayed().remote()
+    with pytest.raises(ValueError, match="exactly once"):
+        ledger.add.options(retry_exceptions=True)
+
+
 def test_misuse_of_classes() -> None:
     class Coroutines:
         async def run(self) -> None: ...

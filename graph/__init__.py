@@ -14,6 +14,7 @@ from graph.algorithms.wcc import wcc
 from graph.build import from_edges, from_networkx, from_scipy
 from graph.graph import Graph
 from graph.interpreter import run
+from graph.job import RunOptions
 from graph.pregel import pregel
 from graph.program import Context, Vertex, VertexProgram
 from graph.readers import read_edges, read_mtx, read_parquet
@@ -24,6 +25,7 @@ __all__ = [
     "Context",
     "Graph",
     "Result",
+    "RunOptions",
     "Vertex",
     "VertexProgram",
     "betweenness",

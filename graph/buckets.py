@@ -43,6 +43,14 @@ class Buckets:
         """Take out as many entries as ``read`` gave."""
         self.kernels.remove(self.pool, bucket, count)
 
+    def snapshot(self) -> tuple[Any, ...]:
+        """A copy of everything."""
+        return tuple(array.copy() for array in self.pool)
+
+    def restore(self, pool: tuple[Any, ...]) -> None:
+        """Go on from a copy."""
+        self.pool = tuple(pool)
+
     def grow(self) -> None:
         """Double the pool."""
         heads, sizes, vertices, following, free = self.pool

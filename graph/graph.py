@@ -19,6 +19,7 @@ import pyarrow as pa
 
 import engine
 from graph.csr import Csr
+from graph.fingerprint import digest
 from graph.ids import VertexIds
 
 __all__ = ["Graph"]
@@ -36,6 +37,7 @@ class Graph:
         self._directed = directed
         self._num_edges = num_edges
         self._refs: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}
 
     @property
     def num_vertices(self) -> int:
@@ -104,6 +106,12 @@ class Graph:
         if found is None:
             raise ValueError("the graph has no weights; pass weight= when building it")
         return found
+
+    def digest(self, name: str) -> str:
+        """The checksum of an array, made at the first use."""
+        if name not in self._digests:
+            self._digests[name] = digest(self.array(name))
+        return self._digests[name]
 
     def ref(self, name: str) -> Any:
         """The array in the object store, put there at the first use and mapped by every copy."""

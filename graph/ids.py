@@ -38,6 +38,11 @@ class VertexIds:
         return self._count
 
     @property
+    def fingerprint(self) -> list[Any]:
+        """What makes these ids differ from others (see ``graph.fingerprint``)."""
+        return [self._count, self._values]
+
+    @property
     def identity(self) -> bool:
         """Whether an id is its own local number."""
         return self._values is None

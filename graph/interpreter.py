@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from graph.graph import Graph
 from graph.ids import VertexIds
-from graph.job import execute
+from graph.job import RunOptions, execute
 from graph.messages import Inbox, Mail
 from graph.program import Context, Edge, Vertex, VertexProgram, check_program, merge
 from graph.result import Result
@@ -116,6 +116,23 @@ class Interpreter(Task):
         """Nobody is awake and nothing is under way, or the limit is reached."""
         return not (totals[0] or totals[1]) or step + 1 == self.max_supersteps
 
+    def snapshot(self) -> dict[str, Any]:
+        """Values, who is awake, and what ``compute`` has stored in the program."""
+        dtype = self.value.dtype
+        values = copy.deepcopy(self.values) if dtype is None else np.array(self.values, dtype)
+        return {
+            "values": values,
+            "awake": self.awake.copy(),
+            "program": copy.deepcopy(vars(self.program)),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on with them; the messages under way are given to the next superstep."""
+        values = saved["values"]
+        self.values = values if self.value.dtype is None else values.tolist()
+        self.awake = saved["awake"]
+        vars(self.program).update(saved["program"])
+
     def result(self) -> list[Any] | None:
         """Numbers go to the shared array; Python objects are handed back."""
         if self.value.dtype is None:
@@ -160,8 +177,7 @@ def run(
     program: VertexProgram,
     *,
     max_supersteps: int | None = None,
-    parallelism: int | None = None,
-    inline: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Result:
     """Run a vertex program until all vertices have halted; the vertex values.
 
@@ -173,7 +189,7 @@ def run(
     if max_supersteps is not None and max_supersteps < 1:
         raise ValueError(f"max_supersteps must be at least 1, found {max_supersteps}")
     task = Interpreter(program, g.vertex_ids, g.weighted, max_supersteps)
-    found = execute(g, task, parallelism=parallelism, inline=inline)
+    found = execute(g, task, **options)
     values: Any = found.state.get("value")
     if values is None:
         values = [value for part in found.results for value in part]

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from graph.graph import Graph
 from graph.ids import VertexIds
-from graph.job import execute
+from graph.job import RunOptions, execute
 from graph.result import Result
 from graph.task import Part, Shape, Task
 from graph.types import COMBINERS, Field, float64
@@ -221,8 +221,7 @@ def pregel(
     edges: str = "out",
     value: Field | None = None,
     max_supersteps: int | None = None,
-    parallelism: int | None = None,
-    inline: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Result:
     """Run column functions until nothing changes, ``until(ctx)`` is true, or the limit is reached.
 
@@ -253,7 +252,7 @@ def pregel(
 
     functions = {"init": init, "message": message, "apply": apply, "until": stop}
     task = ColumnProgram(functions, carried, field, edges, g.vertex_ids, g.weighted)
-    found = execute(g, task, parallelism=parallelism, inline=inline)
+    found = execute(g, task, **options)
     last = found.supersteps
     return Result(
         g.vertex_ids,

@@ -7,7 +7,8 @@ copy gets the sums in ``totals`` and asks :meth:`Task.done`, which therefore mus
 nothing that differs between copies.
 
 State needs no locks as long as a copy writes only its own range, and reads of other ranges only
-what was written in the superstep before.
+what was written in the superstep before. For a checkpoint all copies stand still between two
+supersteps, so the shared state may be written by anybody.
 """
 
 from __future__ import annotations
@@ -92,6 +93,17 @@ class Task(ABC):
     @abstractmethod
     def done(self, step: int, totals: tuple[Any, ...]) -> bool:
         """Whether superstep ``step``, which gave these totals, was the last; pure."""
+
+    def snapshot(self) -> Any:
+        """What this copy keeps beside the shared state and would need to go on after a superstep.
+
+        By default nothing. Must not share what later supersteps change.
+        """
+        return None
+
+    def restore(self, saved: Any) -> None:
+        """Go on from what ``snapshot`` returned; called after ``open``."""
+        return None
 
     def result(self) -> Any:
         """What this copy hands back in the end beside the shared state; by default nothing."""

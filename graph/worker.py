@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ __all__ = ["CHANNEL", "Worker"]
 CHANNEL = "votes"
 """The channel from the member to itself."""
 READY: list[int] = []
-"""The vote of a copy that has mapped the graph and loaded its kernels."""
+"""The vote of a copy that is ready: it has mapped the graph, or copied its share of the state."""
 
 
 class Worker(Member):
@@ -26,8 +27,13 @@ class Worker(Member):
 
     A superstep runs as soon as the last vote for the one before it is in: in the very call that
     delivered it, without going through the topology's loop again. The machine's first superstep is
-    the "ready" of all copies, so that times do not count the start of processes; superstep k of
-    the task is k + 1 of the machine.
+    the "ready" of all copies, so that times do not count the start of processes.
+
+    For a checkpoint every copy takes what it has been sent, its task's own state and its share of
+    every shared array, cut without regard to meaning: between two supersteps nobody writes. A
+    further exchange of "ready" keeps the others from going on before all have copied. Whether it is
+    time for one is decided by all from the same votes, each of which says if that copy's last
+    checkpoint is durable.
     """
 
     def __init__(
@@ -36,12 +42,17 @@ class Worker(Member):
         bounds: npt.NDArray[np.int64],
         state: dict[str, SharedArray],
         names: tuple[str, ...],
+        every: int,
         *arrays: npt.NDArray[Any],
     ) -> None:
-        """``arrays`` are the graph's, in the order of ``names``; as references they come mapped."""
+        """``arrays`` are the graph's, in the order of ``names``; as references they come mapped.
+
+        ``every`` is the number of supersteps from one checkpoint to the next; 0: none.
+        """
         self.task = copy.copy(task)  # inline, all copies are given the same object
         self.bounds = bounds
         self.state = state
+        self.every = every
         self.graph = dict(zip(names, arrays, strict=True))
         self.started = False
 
@@ -57,7 +68,11 @@ class Worker(Member):
             state={name: shared.array for name, shared in self.state.items()},
         )
         self.part.outbox = [None] * ctx.parallelism
+        self.step = self.saved = 0
+        self.spent = 0.0
         self.totals: tuple[Any, ...] = ()
+        # What the next superstep is given, while "ready" is exchanged.
+        self.messages: tuple[Any, ...] | None = (None,) * ctx.parallelism
         self.task.open(self.part)
 
     def poll(self) -> bool:
@@ -73,20 +88,38 @@ class Worker(Member):
 
     def close(self) -> Any:
         """Supersteps done, seconds from the first to the last, the last totals, the result."""
-        return self.machine.step - 1, self.seconds, self.totals, self.task.result()
+        return self.step, self.spent, self.totals, self.task.result()
 
     def _drive(self, tally: Tally | None) -> None:
         """Do supersteps until one needs votes that are not in yet, or all is done."""
         while tally is not None:
-            if tally.step == 0:
-                self.began = time.perf_counter()
+            messages = self.messages
+            if messages is not None:
+                self.messages = None
+                if tally.step == 0:
+                    self.began = time.perf_counter() - self.spent
             else:
-                self.totals = self.task.combine(tally.values)
-                if self.task.done(tally.step - 1, self.totals):
-                    self.seconds = time.perf_counter() - self.began
+                messages, is_due = tally.messages, self._count(tally.values)
+                if self.task.done(self.step - 1, self.totals):
+                    self.spent = time.perf_counter() - self.began
                     self.ctx.finish()
                     return
-            tally = self._vote(self.task.superstep(tally.step, self.totals, tally.messages))
+                if is_due:
+                    self._save(messages)
+                    self.messages = messages
+                    tally = self._vote(READY)
+                    continue
+            values = self.task.superstep(self.step, self.totals, messages)
+            self.step += 1
+            tally = self._vote([self.ctx.can_close_epoch(), values] if self.every else values)
+
+    def _count(self, votes: Sequence[Any]) -> bool:
+        """Combine the votes on a superstep; whether all agree that it is time for a checkpoint."""
+        if not self.every:
+            self.totals = self.task.combine(votes)
+            return False
+        self.totals = self.task.combine(tuple(values for _, values in votes))
+        return self.step - self.saved >= self.every and all(ready for ready, _ in votes)
 
     def _vote(self, values: Any) -> Tally | None:
         """Vote, and send what the task has for the others; the tally if theirs are in already."""
@@ -96,3 +129,34 @@ class Worker(Member):
             if other != me:
                 self.ctx.send(CHANNEL, other, message, [step, values])
         return self.machine.vote(me, step, values, outbox[me])
+
+    # --- checkpoints -------------------------------------------------------------------------
+
+    def _save(self, messages: tuple[Any, ...]) -> None:
+        """Close the epoch that ends with the supersteps done so far."""
+        self.saved = self.step
+        state = {
+            "step": self.step,
+            "spent": time.perf_counter() - self.began,
+            "totals": self.totals,
+            "messages": messages,
+            "task": self.task.snapshot(),
+            "shares": {name: self._share(name).copy() for name in self.part.state},
+        }
+        self.ctx.close_epoch(self.step, state)
+
+    def restore(self, state: Any) -> None:
+        """Go on from a checkpoint; nobody else does before this copy is ready."""
+        self.step = self.saved = state["step"]
+        self.spent = state["spent"]
+        self.totals = state["totals"]
+        self.messages = state["messages"]
+        for name, share in state["shares"].items():
+            self._share(name)[:] = share
+        self.task.restore(state["task"])
+
+    def _share(self, name: str) -> npt.NDArray[Any]:
+        """This copy's part of a shared array, whatever its shape."""
+        flat = self.part.state[name].reshape(-1)
+        me, copies = self.part.index, self.part.copies
+        return flat[flat.size * me // copies : flat.size * (me + 1) // copies]

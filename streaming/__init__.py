@@ -1,8 +1,10 @@
 """Event-time stream processing on columns (public API)."""
 
+import engine
 from streaming.aggregates import count, max, mean, min, sum
-from streaming.job import Job, JobResult
+from streaming.job import Job
 from streaming.plan import PlanError
+from streaming.running import JobHandle, JobResult
 from streaming.sinks.base import Sink, Writer
 from streaming.sinks.console import print
 from streaming.sinks.files import write_csv, write_json, write_parquet
@@ -17,6 +19,7 @@ from streaming.windows import hop, tumble
 
 __all__ = [
     "Job",
+    "JobHandle",
     "JobResult",
     "KeyedStream",
     "Pause",
@@ -49,3 +52,6 @@ __all__ = [
     "write_json",
     "write_parquet",
 ]
+
+# A member that is started, or comes back after a death, need not import all this.
+engine.preload("streaming.preload:preload")

@@ -3,54 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from engine.exceptions import GetTimeoutError
-from engine.topology import MemberStatistics, TopologyHandle
+from engine.topology import Checkpoints
 from streaming.compile import to_topology
 from streaming.explain import explain
-from streaming.member import MemberResult
-from streaming.operators.sink import Prepared
 from streaming.plan import Node, PlanError, SinkNode, SourceNode
 from streaming.progress import ProgressBar, SourceProgress
+from streaming.running import JobHandle, JobResult, SinkCommits
 from streaming.sinks.base import Sink
 from streaming.sources.base import Source, plain_schema
 from streaming.stages import Stages
 from streaming.stream import Stream
 from streaming.time import Duration, EventTime, duration_ns
 
-__all__ = ["Job", "JobResult"]
+__all__ = ["Job"]
 
 _REFRESH_S = 0.2
-
-
-class JobResult(Mapping[str, Any]):
-    """Results of the sinks by name: `result["out"]` is a Table for collect().
-
-    `statistics` has one entry per copy of each member; `late_rows` counts over all of them.
-    """
-
-    def __init__(
-        self, sinks: Mapping[str, Any], statistics: list[MemberStatistics], late_rows: int
-    ) -> None:
-        self._sinks = dict(sinks)
-        self.statistics = statistics
-        self.late_rows = late_rows
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._sinks:
-            raise KeyError(f"no sink {name!r}; there are {list(self._sinks)}")
-        return self._sinks[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sinks)
-
-    def __len__(self) -> int:
-        return len(self._sinks)
-
-    def __repr__(self) -> str:
-        return f"JobResult({self._sinks!r}, late_rows={self.late_rows})"
+# A directory, or all there is to say about checkpoints.
+Checkpoint = str | os.PathLike[str] | Checkpoints
 
 
 class Job:
@@ -112,41 +85,86 @@ class Job:
         *,
         inline: bool = False,
         progress: bool | None = None,
+        checkpoint: Checkpoint | None = None,
+        every: Duration | None = None,
+        resume: bool | None = None,
     ) -> JobResult:
         """Run until every source has ended, and return the results of the sinks.
 
         parallelism: copies of sources and keyed steps; None: the cores this process may use.
         inline: everything in this thread, deterministic (tests, debugging).
         progress: a line on the terminal; None: only if stderr is one.
+        checkpoint, every, resume: as in `start`.
 
         An exception in a step stops the job and is raised here as TaskError (also an instance of
-        the exception's own class); no sink has committed anything then.
+        the exception's own class); no sink has committed anything then, or with checkpoints what
+        belongs to committed epochs.
         """
-        stages = self._stages(parallelism)
-        for sink in self._sinks:
-            sink.sink.check(sink.schema)
-        topology = to_topology(self.name, stages, inline)
+        handle = self._deploy(parallelism, inline, checkpoint, every, resume)
         times = {node.name: node.time for node in self._sources}
-        with (
-            topology.deploy(inline=inline) as handle,
-            ProgressBar(self.name, SourceProgress(times), progress) as bar,
-        ):
-            results = _wait(handle, bar)
-            statistics = handle.statistics()
-        copies = [copy for member in results.values() for copy in member]
-        late_rows = sum(copy.counters.get("late_rows", 0) for copy in copies)
-        return JobResult(self._commit(copies), statistics, late_rows)
+        with handle, ProgressBar(self.name, SourceProgress(times), progress) as bar:
+            return _wait(handle, bar)
 
-    def _commit(self, copies: list[MemberResult]) -> dict[str, Any]:
-        """Every copy has prepared: make all results visible, then gather them."""
-        results = {}
-        for node in self._sinks:
-            prepared: list[Prepared] = [c.sinks[node.name] for c in copies if node.name in c.sinks]
-            for one in prepared:
-                if one.token is not None:
-                    node.sink.commit(one.token)
-            results[node.name] = node.sink.combine([p.result for p in prepared], node.schema)
-        return results
+    def start(
+        self,
+        parallelism: int | None = None,
+        *,
+        checkpoint: Checkpoint | None = None,
+        every: Duration | None = None,
+        resume: bool | None = None,
+    ) -> JobHandle:
+        """Run in the background; for sources without an end, and to look at a running job.
+
+        parallelism: copies of sources and keyed steps; None: the cores this process may use.
+        checkpoint: a directory (path or file:/// URL). At the end of every epoch the states of all
+            copies are kept there and the sinks commit. When a process dies, the job goes on from
+            the last epoch, and so does the same job when it is started again with the same
+            directory after its driver has died, was stopped, or failed. When the job has ended
+            well the directory is emptied. An `engine.topology.Checkpoints` says more.
+        every: from one epoch to the next, by default "1s".
+        resume: True: there must be something to go on from; False: begin anew.
+
+        Raises CheckpointError when the directory is in use or holds another job.
+        """
+        return self._deploy(parallelism, False, checkpoint, every, resume)
+
+    def _deploy(
+        self,
+        parallelism: int | None,
+        inline: bool,
+        checkpoint: Checkpoint | None,
+        every: Duration | None,
+        resume: bool | None,
+    ) -> JobHandle:
+        stages = self._stages(parallelism)
+        policy = self._policy(stages, checkpoint, every, resume)
+        topology = to_topology(self.name, stages, inline)
+        outside = SinkCommits(self._sinks)
+        handle = topology.deploy(inline=inline, checkpoints=policy, external=outside)
+        return JobHandle(self.name, handle, self._sinks, policy is not None)
+
+    def _policy(
+        self,
+        stages: Stages,
+        checkpoint: Checkpoint | None,
+        every: Duration | None,
+        resume: bool | None,
+    ) -> Checkpoints | None:
+        if checkpoint is None or isinstance(checkpoint, Checkpoints):
+            if every is not None or resume is not None:
+                raise PlanError(
+                    "every= and resume= go with checkpoint=DIRECTORY; "
+                    "a Checkpoints(...) has its own"
+                )
+            if checkpoint is None:
+                return None
+            policy = checkpoint
+        else:
+            ns = duration_ns("1s" if every is None else every, "every")
+            policy = Checkpoints(directory=checkpoint, every=ns / 1e9, resume=resume)
+        sources = (f"{node.name}: {node.source.fingerprint()}" for node in self._sources)
+        plan = "\n".join([policy.fingerprint, explain(self.name, stages), *sources])
+        return replace(policy, fingerprint=plan)
 
     def _stages(self, parallelism: int | None) -> Stages:
         if parallelism is None:
@@ -247,7 +265,7 @@ def _time_columns(schema: Any) -> list[str]:
     return [field.name for field in schema if EventTime.tick_ns(field.type) is not None]
 
 
-def _wait(handle: TopologyHandle, bar: ProgressBar) -> dict[str, list[MemberResult]]:
+def _wait(handle: JobHandle, bar: ProgressBar) -> JobResult:
     if not bar.is_shown:
         return handle.wait()
     while True:

@@ -25,9 +25,6 @@ __all__ = ["ChannelMember", "MemberResult", "SourceMember"]
 SOURCE_ROWS = "source_rows"
 WATERMARK = "watermark"
 
-# Just below the largest block glibc adapts to (32 MiB).
-
-
 @dataclass(frozen=True)
 class MemberResult:
     """What one copy ends with: results of its sinks by name, and its counters."""

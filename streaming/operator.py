@@ -55,6 +55,9 @@ class OperatorContext(Protocol):
     def emit(self, value: Any, meta: Any = None, *, channel: str | None = None) -> None:
         """Send an item by a channel."""
 
+    def hand_over(self, token: Any, sync: Callable[[], None] | None = None) -> None:
+        """Have an effect made visible when the epoch is committed, or all has ended well."""
+
 
 class Output:
     """The consumers of one output of an operator."""

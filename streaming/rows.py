@@ -112,6 +112,17 @@ class RowBuilder:
             self._columns = {name: [] for name in self._columns}
             self._rows = 0
 
+    def snapshot(self) -> dict[str, pa.DataType | None] | None:
+        """The columns so far with their types (None: not known yet); None when they were given."""
+        if self._is_given:
+            return None
+        return {name: self._types.get(name) for name in self._columns}
+
+    def restore(self, columns: dict[str, pa.DataType | None]) -> None:
+        """Hold rows to the columns of a snapshot."""
+        self._types = {name: type_ for name, type_ in columns.items() if type_ is not None}
+        self._columns = {name: [] for name in columns}
+
     def _add_uneven(self, rows: Sequence[Row]) -> None:
         for row in rows:
             if any(key not in self._columns for key in row):

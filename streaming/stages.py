@@ -124,7 +124,7 @@ class Stages:
         if isinstance(node, FunctionNode):
             return _function_spec(node)
         assert isinstance(node, SinkNode)
-        build = partial(SinkOperator, node.sink)
+        build = partial(SinkOperator, node.name, node.sink)
         return OperatorSpec(
             node.name, f"sink {node.name!r}: {node.sink.describe()}", build, sink=node.name
         )

@@ -174,6 +174,8 @@ class Worker:
 
     def _on_peer_gone(self, peer: bytes) -> None:
         self.execution.on_peer_gone(peer)
+        if self.channel is not None:
+            self.channel.on_peer_gone(peer)
         kept = [item for item in self.queue if item[0] != peer]
         if len(kept) < len(self.queue):
             self.queue.clear()

@@ -14,6 +14,7 @@ and is refused (`OutOfBandObjectRefSerializationException`).
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import threading
 import traceback
@@ -36,8 +37,10 @@ __all__ = [
     "Encoded",
     "contained_refs",
     "decode",
+    "decode_durable",
     "encode",
     "encode_definition",
+    "encode_durable",
     "encode_error",
     "encode_plain",
     "read_parts",
@@ -151,6 +154,66 @@ def encode(value: Any, refs: list[Any] | None = None) -> Encoded:
         return Encoded(data, _raw(buffers), refs)
     finally:
         _local.refs = outer
+
+
+def encode_durable(
+    value: Any, keep: Callable[[Any, ArrowPart], int | None] | None = None
+) -> Encoded:
+    """A value to be kept in a file and read by another run of the program.
+
+    Classes of the script travel by value, and Arrow values, wherever they are inside, as the rows
+    they show: pickled, a slice would bring along all of the table it was cut from. `keep` is asked
+    about each of these; a number means that it is kept elsewhere, and stands for it here (see
+    `decode_durable`).
+
+    Raises SerializationError that names the path to what cannot be pickled.
+    """
+    outer = contained_refs()
+    refs: list[Any] = []
+    _local.refs = refs
+    buffers: list[Any] = []
+    file = io.BytesIO()
+    pickler = _DurablePickler(file, protocol=5, buffer_callback=buffers.append)
+    pickler.keep = keep
+    try:
+        pickler.dump(value)
+    except OSError:
+        raise  # of `keep`, which writes
+    except Exception as error:  # whatever a user's __reduce__ raises
+        path = _find_unpicklable(value, "state", set())
+        raise SerializationError(
+            f"cannot pickle {path or type(value).__name__}: {error}. Keep data in the state "
+            "instead of live resources (open them again in restore)."
+        ) from error
+    finally:
+        _local.refs = outer
+    return Encoded(file.getvalue(), _raw(buffers), refs)
+
+
+class _DurablePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    keep: Callable[[Any, ArrowPart], int | None] | None = None
+
+    def reducer_override(self, obj: Any) -> Any:
+        part = arrow_part(obj)
+        if part is None:
+            return super().reducer_override(obj)
+        index = None if self.keep is None else self.keep(obj, part)
+        if index is not None:
+            return _kept, (index,)
+        return read_arrow, (part.kind, pickle.PickleBuffer(part.tobytes()))
+
+
+def decode_durable(data: Any, buffers: Sequence[Any], kept: Sequence[Any]) -> Any:
+    """The inverse of `encode_durable`; `kept` are the values kept elsewhere, by their numbers."""
+    _local.kept = kept
+    try:
+        return _loads(data, buffers=buffers)
+    finally:
+        _local.kept = ()
+
+
+def _kept(index: int) -> Any:
+    return _local.kept[index]
 
 
 def encode_plain(value: Any) -> bytes | None:

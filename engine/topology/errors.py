@@ -5,6 +5,10 @@
     EngineError
     ├── TopologyError (+ValueError)     the declaration is wrong, or a handle is used wrongly
     ├── TopologyStalledError            nobody can make progress; says who waits for what
+    ├── TopologyFailedError             too many deaths; says which, and when
+    ├── CheckpointError                 a checkpoint cannot be used or made; says why
+    │   └── DamagedCheckpointError      a file is not what its manifest says
+    ├── LostSenderError                 a process died that had not sent all it had to
     ├── MemberError                     a member's code raised; the runner turns it into TaskError
     └── ProtocolError                   frames lost, repeated or reordered: a defect of the engine
 
@@ -19,9 +23,13 @@ import traceback
 from engine.exceptions import EngineError, TaskError
 
 __all__ = [
+    "CheckpointError",
+    "DamagedCheckpointError",
+    "LostSenderError",
     "MemberError",
     "ProtocolError",
     "TopologyError",
+    "TopologyFailedError",
     "TopologyStalledError",
     "expected",
     "task_error",
@@ -34,6 +42,22 @@ class TopologyError(EngineError, ValueError):
 
 class TopologyStalledError(EngineError):
     """No member can make progress and none sleeps; the message has one line per copy."""
+
+
+class TopologyFailedError(EngineError):
+    """Processes of a topology died more often than its checkpoints allow; tells each death."""
+
+
+class CheckpointError(EngineError):
+    """A checkpoint cannot be used or made; the message says what is wrong, and where."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A file of a checkpoint is missing, or not what it was when it was written."""
+
+
+class LostSenderError(EngineError):
+    """A copy died before it had said that it ends, so its receivers cannot go on."""
 
 
 class ProtocolError(EngineError):

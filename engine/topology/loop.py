@@ -10,32 +10,36 @@ that came by a feedback channel is still processed while only feedback outlets a
 a cycle the program itself bounds what it has in flight, as a superstep does.
 
 **Epochs.** A marker from every sender closes an epoch: the member's `snapshot` goes to
-`on_snapshot(epoch, state)` and the marker is forwarded. What comes from a sender already past its
-marker is held, within its credit, until the others are. Copies without inputs close an epoch
-on a `Trigger`. On a cycle no barrier can align; a marker there is refused.
+`on_snapshot` and the marker is forwarded. What comes from a sender already past its marker is
+held, within its credit, until the others are. Copies without inputs close an epoch on a `Trigger`.
+On a cycle no barrier can align: a marker there is refused, and members close epochs by themselves
+(`MemberContext.close_epoch`).
 
 **Ends.** A copy that has ended keeps receiving: it throws items away and returns their credit, so
 that nobody waits for it. It is `drained` when its inputs have ended too and all it sent is gone.
+In later epochs its state is its result. A sender that had ended in an epoch sent its end before any
+marker of it, so whoever is restored from that epoch has seen that end and gets no other.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from engine.core.credits import CreditError, ReceiveAccount
 from engine.topology.alignment import Alignment
-from engine.topology.errors import MemberError, ProtocolError, TopologyError
+from engine.topology.errors import MemberError, ProtocolError, TopologyError, expected
 from engine.topology.frames import Credit, Data, End, Frame, Marker, Transport
 from engine.topology.member import Member, MemberContext
 from engine.topology.outbox import Outbox
 from engine.topology.plan import InputPlan, MemberPlan
+from engine.topology.snapshot import Handed, Snapshot
 from engine.topology.statistics import BACKPRESSURED, BUSY, IDLE, MemberStatistics, Stopwatch
 
 __all__ = ["MemberLoop"]
 
-SnapshotCallback = Callable[[int, Any], None]
+SnapshotCallback = Callable[[int, Snapshot, list[Handed]], None]
 
 
 class Inlet:
@@ -65,10 +69,11 @@ class MemberLoop:
         member: the constructed member.
         transport: takes outgoing frames.
         clock: seconds that never go back; for statistics and `wake_after` only.
-        on_snapshot: called with (epoch, state) at each barrier.
+        on_snapshot: called with (epoch, snapshot, handed-over tokens) at each barrier; without it
+            `close_epoch` is ignored.
         epoch: the epoch to start in.
-        state: what `member.restore` gets after `open`, when `restored`.
-        restored: whether to restore.
+        restore: a snapshot to go on from: what `member.restore` gets after `open`.
+        ended: ids of copies that had ended in that epoch.
 
     Attributes:
         plan, member, context: as given and as made.
@@ -85,17 +90,17 @@ class MemberLoop:
         on_snapshot: SnapshotCallback | None = None,
         *,
         epoch: int = 0,
-        state: Any = None,
-        restored: bool = False,
+        restore: Snapshot | None = None,
+        ended: Collection[int] = (),
     ) -> None:
         self.plan = plan
         self.member = member
-        self.ended = False
-        self.result: Any = None
+        self.ended = restore is not None and restore.ended
+        self.result: Any = restore.state if restore is not None and restore.ended else None
         self._transport = transport
         self._clock = clock
         self._on_snapshot = on_snapshot
-        self._restore = (state,) if restored else None
+        self._restore = restore
         self._outbox = Outbox(plan, transport, epoch)
         self._inlets = {
             p.channel: {s: Inlet(p, s, copy) for s, copy in p.senders} for p in plan.inputs
@@ -104,10 +109,19 @@ class MemberLoop:
         ports = {p.port: len(p.senders) for p in plan.inputs}
         polled = type(member).poll is not Member.poll
         self.context = MemberContext(plan, ports, polled, self._outbox)
-        self._alignment = Alignment(inlets, epoch)
+        if on_snapshot is not None:
+            self.context.on_close_epoch = self._close_epoch
+        if restore is not None:
+            self.context.is_restored = True
+            self.context.counters = dict(restore.counters)
+        for inlet in inlets:
+            inlet.ended = inlet.copy in ended
+        self._alignment = Alignment([one for one in inlets if not one.ended], epoch)
         self._has_cycle = any(p.feedback for p in plan.inputs)
         self._open_senders = ports.copy()
-        self._open_inlets = len(inlets)
+        for inlet in inlets:
+            self._open_senders[inlet.port] -= inlet.ended
+        self._open_inlets = sum(not inlet.ended for inlet in inlets)
         self._inbox: deque[tuple[Inlet, Frame]] = deque()
         self._feedback_inbox: deque[tuple[Inlet, Frame]] = deque()
         self._feedback_turn = False
@@ -287,7 +301,7 @@ class MemberLoop:
         self.member.open(self.context)
         if self._restore is not None:
             self._hook = "restore"
-            self.member.restore(self._restore[0])
+            self.member.restore(self._restore.state)
             self._restore = None
 
     def _process(self, inlet: Inlet, frame: Frame) -> None:
@@ -350,6 +364,8 @@ class MemberLoop:
         self._outbox.sealed = True
         self._hook = "close"
         self.result = self.member.close()
+        for one in self.context.handed:
+            one.make_durable()
         self.ended = True
         self._outbox.send_ends()
         for queue in (self._held, self._feedback_inbox, self._inbox):
@@ -385,12 +401,42 @@ class MemberLoop:
     def _complete_epoch(self) -> None:
         epoch = self._alignment.advance()
         self._hook = "snapshot"
-        state = self.member.snapshot()
-        if self._on_snapshot is not None:
-            self._on_snapshot(epoch, state)
+        self._take(epoch, self.member.snapshot())
         self._outbox.send_markers(epoch)
         self._inbox.extendleft(reversed(self._held))
         self._held.clear()
+
+    def _close_epoch(self, epoch: int, state: Any) -> None:
+        if not self._has_cycle:
+            raise expected(
+                "close_epoch() from a member on a cycle",
+                f"one of {self._outbox.owner}",
+                "leave epochs to the topology, which asks for snapshot()",
+            )
+        self._take(epoch, state)
+
+    def _take(self, epoch: int, state: Any) -> None:
+        if self._on_snapshot is not None:
+            handed = self.context.handed
+            for one in handed:
+                one.epoch = one.epoch or epoch
+            counters = dict(self.context.counters)
+            self._on_snapshot(epoch, Snapshot(state, counters), handed.copy())
+
+    def on_committed(self, epoch: int) -> None:
+        """The epoch counts: what was handed over by then is visible and need not be told again."""
+        handed = self.context.handed
+        handed[:] = [one for one in handed if not 0 < one.epoch <= epoch]
+
+    def waiting_for(self) -> list[Inlet]:
+        """The senders that have not ended, as far as has been received."""
+        return [inlet for inlet in self._all_inlets() if not inlet.ended]
+
+    def final_snapshot(self) -> tuple[Snapshot, list[Handed]]:
+        """What stands for the state of a copy that has ended, and the tokens still to commit."""
+        assert self.ended
+        snapshot = Snapshot(self.result, dict(self.context.counters), ended=True)
+        return snapshot, self.context.handed.copy()
 
     # --- helpers -----------------------------------------------------------------------------
 

@@ -10,10 +10,11 @@ with the name of the member and the copy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.topology.errors import TopologyError, expected
+from engine.topology.snapshot import Handed
 
 if TYPE_CHECKING:
     from engine.topology.outbox import Outbox, Output
@@ -32,7 +33,10 @@ class Member:
     """
 
     def open(self, ctx: MemberContext) -> None:
-        """Called once before anything else; keep `ctx`. May already emit."""
+        """Called once before anything else; keep `ctx`.
+
+        May already emit, unless `ctx.is_restored`: then what it emitted counts as sent.
+        """
 
     def poll(self) -> bool:
         """Called again and again while no input waits and every output channel has credit.
@@ -63,12 +67,16 @@ class Member:
     def close(self) -> Any:
         """The last call; its value is the result of this copy. May not emit.
 
-        Not called when the topology fails or is stopped, so that a sink does not commit then.
+        Not called when the topology fails or is stopped. May hand over tokens.
         """
         return None
 
     def snapshot(self) -> Any:
-        """The state at an epoch's end; must not share what the member goes on to change."""
+        """The state at an epoch's end; must not share what the member goes on to change.
+
+        It is pickled and written on another thread while the member goes on. May hand over tokens
+        (`ctx.hand_over`) of effects that become visible when the epoch is committed.
+        """
         return None
 
     def restore(self, state: Any) -> None:
@@ -85,6 +93,7 @@ class MemberContext:
         inputs: port -> number of sending copies.
         outputs: channel name -> number of receiving copies.
         counters: what `count` has added up.
+        is_restored: the member goes on from a snapshot: `restore` follows `open`.
     """
 
     __slots__ = (
@@ -93,9 +102,13 @@ class MemberContext:
         "_outputs",
         "counters",
         "finished",
+        "handed",
         "index",
         "inputs",
+        "is_restored",
+        "is_storing",
         "name",
+        "on_close_epoch",
         "outputs",
         "parallelism",
         "wake_seconds",
@@ -113,6 +126,10 @@ class MemberContext:
         self.counters: dict[str, int] = {}
         self.finished = False
         self.wake_seconds: float | None = None
+        self.is_restored = False
+        self.is_storing: Callable[[], bool] = _never
+        self.on_close_epoch: Callable[[int, Any], None] | None = None
+        self.handed: list[Handed] = []
         self._outbox = outbox
         self._outputs = outbox.outputs
 
@@ -174,6 +191,39 @@ class MemberContext:
         """Whether every outgoing channel has credit for one more item to every receiver."""
         return self._outbox.closed_count == 0
 
+    def hand_over(self, token: Any, sync: Callable[[], None] | None = None) -> None:
+        """Have an effect made visible: `External.commit([token])` in the process that deployed.
+
+        That happens when the epoch whose end comes next is committed, or when the topology has
+        ended well: exactly then. Call it in `snapshot` or `close`.
+
+        Args:
+            token: plain data that names the effect.
+            sync: makes what the token names durable; called once, on another thread, before the
+                epoch can be committed.
+        """
+        self.handed.append(Handed(token, sync))
+
+    def can_close_epoch(self) -> bool:
+        """Whether checkpoints are kept and this copy's last one is durable."""
+        return self.on_close_epoch is not None and not self.is_storing()
+
+    def close_epoch(self, epoch: int, state: Any) -> None:
+        """For members on a cycle, where no barrier aligns: this copy's state at the end of `epoch`.
+
+        The members see to it that all copies close the same epochs, with rising numbers, at points
+        of their work that fit together: nothing under way that is not in a state.
+
+        Args:
+            epoch: the number, > 0.
+            state: what `restore` is to get; must not share what the member goes on to change.
+
+        Raises:
+            TopologyError: the member is not on a cycle.
+        """
+        if self.on_close_epoch is not None:
+            self.on_close_epoch(epoch, state)
+
     def count(self, name: str, n: int = 1) -> None:
         """Add `n` to a counter shown in `handle.statistics()`."""
         self.counters[name] = self.counters.get(name, 0) + n
@@ -186,3 +236,7 @@ class MemberContext:
                 f"its channels are {sorted(self.outputs)}"
             )
         return output
+
+
+def _never() -> bool:
+    return False

@@ -21,6 +21,7 @@ from engine.topology.partition import Forward, Partitioning
 
 if TYPE_CHECKING:
     from engine.topology.handle import TopologyHandle
+    from engine.topology.policy import Checkpoints, External
 
 __all__ = ["CAPACITY_BYTES", "CAPACITY_ROWS", "ChannelSpec", "MemberSpec", "Topology"]
 
@@ -219,23 +220,33 @@ class Topology:
                 "override poll() in one of them",
             )
 
-    def deploy(self, inline: bool = False) -> TopologyHandle:
+    def deploy(
+        self,
+        inline: bool = False,
+        *,
+        checkpoints: Checkpoints | None = None,
+        external: External | None = None,
+    ) -> TopologyHandle:
         """Start the topology.
 
         Args:
             inline: all members in this process and thread, deterministic; they run while
                 `handle.wait()` is called. Otherwise one process a copy.
+            checkpoints: keep it restartable: deaths of processes are survived, and so is that of
+                this one, by deploying again with the same directory.
+            external: where effects that members hand over become visible.
 
         Raises:
             TopologyError: the topology is not complete (see `validate`).
+            CheckpointError: the checkpoint directory cannot be used.
         """
         if inline:
             from engine.topology.inline import InlineHandle
 
-            return InlineHandle(self)
+            return InlineHandle(self, checkpoints=checkpoints, external=external)
         from engine.topology import deploy
 
-        handle: TopologyHandle = deploy.deploy(self)
+        handle: TopologyHandle = deploy.deploy(self, checkpoints, external)
         return handle
 
     def __repr__(self) -> str:

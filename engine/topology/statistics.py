@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["BACKPRESSURED", "BUSY", "IDLE", "MemberStatistics", "Stopwatch"]
+__all__ = [
+    "BACKPRESSURED",
+    "BUSY",
+    "IDLE",
+    "CheckpointStatistics",
+    "MemberStatistics",
+    "Stopwatch",
+]
 
 BUSY, IDLE, BACKPRESSURED = range(3)
 
@@ -45,6 +52,36 @@ class MemberStatistics:
             f"busy {self.busy:.0%} idle {self.idle:.0%} backpressured {self.backpressured:.0%}"
             f"{counters}>"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointStatistics:
+    """The checkpoints of one run of a topology.
+
+    Attributes:
+        attempt: which start of the copies is running, from 1.
+        epoch: the last committed one; 0: none.
+        commits, aborts: epochs of this run.
+        rollbacks: deaths that were answered by going back to the last committed epoch.
+        dropped: reports of earlier attempts or aborted epochs that came too late.
+        damaged: epochs that could not be read and were left out.
+        bytes_written: of committed states.
+        states_reused: states that had not changed since the epoch before and were not written.
+        last_seconds: what the last committed epoch took, from asking the copies to its commit.
+        last_abort: why the last aborted epoch was; "" if none was.
+    """
+
+    attempt: int
+    epoch: int
+    commits: int
+    aborts: int
+    rollbacks: int
+    dropped: int
+    damaged: int
+    bytes_written: int
+    states_reused: int
+    last_seconds: float
+    last_abort: str
 
 
 class Stopwatch:

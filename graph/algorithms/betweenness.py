@@ -10,14 +10,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from graph.compiled import kernels
 from graph.graph import Graph
-from graph.job import execute
+from graph.job import RunOptions, execute
 from graph.result import Result
 from graph.task import Part, Shape, Task
 
@@ -67,9 +67,7 @@ def betweenness(
     normalized: bool = True,
     endpoints: bool = False,
     seed: int | None = None,
-    *,
-    parallelism: int | None = None,
-    inline: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Result:
     """The betweenness of every vertex (float64), as ``networkx.betweenness_centrality``.
 
@@ -81,7 +79,7 @@ def betweenness(
         raise ValueError(f"k must be in 1..{n} (the number of vertices), found {k}")
     chosen = list(range(n)) if k is None else random.Random(seed).sample(range(n), k)
     task = Betweenness(np.array(chosen, np.uint32), endpoints)
-    found = execute(g, task, parallelism=parallelism, inline=inline)
+    found = execute(g, task, **options)
     score = found.state["score"].sum(axis=0)
     score *= _scale(n, k, chosen, normalized, endpoints, g.directed)
     return Result(g.vertex_ids, score, supersteps=found.supersteps, seconds=found.seconds)

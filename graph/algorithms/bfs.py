@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from graph.compiled import kernels
 from graph.graph import Graph
-from graph.job import execute
+from graph.job import RunOptions, execute
 from graph.result import Result
 from graph.task import Part, Shape, Task
 
@@ -91,6 +91,14 @@ class BreadthFirst(Task):
         new, edges = self.kernels.pull(*rows, part.state["depth"], step, begin, end, found)
         return [int(new), int(edges)]
 
+    def snapshot(self) -> list[Any]:
+        """What the choice of direction depends on."""
+        return [self.unexplored, self.pulling, self.last]
+
+    def restore(self, saved: list[Any]) -> None:
+        """Choose as before."""
+        self.unexplored, self.pulling, self.last = saved
+
     def combine(self, votes: Sequence[Any]) -> tuple[int, ...]:
         """The out-edges of the new frontier, then its size by copy."""
         return (sum(vote[1] for vote in votes), *(vote[0] for vote in votes))
@@ -110,7 +118,7 @@ class BreadthFirst(Task):
         self.unexplored -= edges
 
 
-def bfs(g: Graph, source: Any, *, parallelism: int | None = None, inline: bool = False) -> Result:
+def bfs(g: Graph, source: Any, **options: Unpack[RunOptions]) -> Result:
     """The depth of every vertex below ``source`` (int32), null where unreachable.
 
     Follows out-edges. Raises ``KeyError`` if ``source`` is not a vertex.
@@ -122,7 +130,7 @@ def bfs(g: Graph, source: Any, *, parallelism: int | None = None, inline: bool =
         state["depth"][start] = 0
 
     task = BreadthFirst(start, g.out.targets.size)
-    found = execute(g, task, parallelism=parallelism, inline=inline, fill=fill)
+    found = execute(g, task, fill=fill, **options)
     depth = found.state["depth"]
     column = pa.array(depth, mask=depth < 0)
     return Result(g.vertex_ids, column, supersteps=found.supersteps, seconds=found.seconds)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from graph.compiled import kernels
 from graph.graph import Graph
-from graph.job import execute
+from graph.job import RunOptions, execute
 from graph.result import Result
 from graph.task import Part, Shape, Task
 
@@ -68,14 +68,12 @@ class LabelPropagation(Task):
         return int(self.kernels.commonest(*self.rows, now, following, begin, end))
 
 
-def cdlp(
-    g: Graph, iterations: int = 10, *, parallelism: int | None = None, inline: bool = False
-) -> Result:
+def cdlp(g: Graph, iterations: int = 10, **options: Unpack[RunOptions]) -> Result:
     """The label (a vertex id) of every vertex after so many rounds; fewer if nothing changes."""
     if iterations < 0:
         raise ValueError(f"iterations must be >= 0, found {iterations}")
     task = LabelPropagation(iterations, g.directed)
-    found = execute(g, task, parallelism=parallelism, inline=inline)
+    found = execute(g, task, **options)
     label = found.state["label"][(found.supersteps - 1) & 1]
     return Result(
         g.vertex_ids,

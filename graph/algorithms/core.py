@@ -9,13 +9,13 @@ numbers, in any order of updates, so copies need no second buffer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from graph.compiled import kernels
 from graph.graph import Graph
-from graph.job import execute
+from graph.job import RunOptions, execute
 from graph.result import Result
 from graph.task import Part, Shape, Task
 
@@ -63,12 +63,12 @@ class CoreNumbers(Task):
         return bool(totals[0] == 0)
 
 
-def core_number(g: Graph, *, parallelism: int | None = None, inline: bool = False) -> Result:
+def core_number(g: Graph, **options: Unpack[RunOptions]) -> Result:
     """The core number of each vertex (int64); degrees are in + out in a directed graph.
 
     Loops do not count; parallel edges count as often as they are there.
     """
-    found = execute(g, CoreNumbers(g.directed), parallelism=parallelism, inline=inline)
+    found = execute(g, CoreNumbers(g.directed), **options)
     core = found.state["core"]
     return Result(g.vertex_ids, core, supersteps=found.supersteps, seconds=found.seconds)
 

@@ -13,14 +13,14 @@ copies. ``gauss-seidel`` reads whatever is newest and needs about two thirds of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from graph.compiled import kernels
 from graph.graph import Graph
-from graph.job import execute
+from graph.job import RunOptions, execute
 from graph.result import Result
 from graph.task import Part, Shape, Task
 
@@ -115,8 +115,7 @@ def pagerank(
     dangling: Any = None,
     *,
     mode: str = "jacobi",
-    parallelism: int | None = None,
-    inline: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Result:
     """The PageRank of every vertex; the ranks sum to 1.
 
@@ -145,7 +144,7 @@ def pagerank(
     def fill(state: dict[str, npt.NDArray[Any]]) -> None:
         state["rank"][:] = 1.0 / n if start is None else start
 
-    found = execute(g, task, parallelism=parallelism, inline=inline, fill=fill)
+    found = execute(g, task, fill=fill, **options)
     return Result(
         g.vertex_ids,
         found.state["rank"],

@@ -11,14 +11,14 @@ first vertex.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from graph.compiled import kernels
 from graph.graph import Graph
-from graph.job import execute
+from graph.job import RunOptions, execute
 from graph.result import Result
 from graph.task import Part, Shape, Task
 
@@ -60,6 +60,14 @@ class StrongComponents(Task):
             self.phase = FOLLOWING[self.phase]
         return [self._run(self.phase, self.part.begin, self.part.end), self.phase == "settle"]
 
+    def snapshot(self) -> str:
+        """The phase."""
+        return self.phase
+
+    def restore(self, saved: str) -> None:
+        """Go on with the phase."""
+        self.phase = saved
+
     def done(self, step: int, totals: tuple[Any, ...]) -> bool:
         """When a settling leaves none open."""
         return bool(totals[1] and totals[0] == 0)
@@ -79,13 +87,13 @@ class StrongComponents(Task):
         return int(getattr(self.kernels, phase)(*arguments, begin, end))
 
 
-def scc(g: Graph, *, parallelism: int | None = None, inline: bool = False) -> Result:
+def scc(g: Graph, **options: Unpack[RunOptions]) -> Result:
     """The strong component of every vertex, named by its first vertex (its smallest id)."""
 
     def fill(state: dict[str, npt.NDArray[Any]]) -> None:
         state["label"].fill(OPEN)
 
-    found = execute(g, StrongComponents(), parallelism=parallelism, inline=inline, fill=fill)
+    found = execute(g, StrongComponents(), fill=fill, **options)
     column = g.vertex_ids.take(found.state["label"])
     return Result(g.vertex_ids, column, supersteps=found.supersteps, seconds=found.seconds)
 

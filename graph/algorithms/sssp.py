@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from graph.algorithms.bfs import bfs
 from graph.buckets import Buckets
 from graph.compiled import enabled, kernels
 from graph.graph import Graph
-from graph.job import execute
+from graph.job import RunOptions, execute
 from graph.result import Result
 from graph.task import Part, Shape, Task
 
@@ -89,6 +89,15 @@ class DeltaStepping(Task):
                 self._expand(bucket, self.own, 0, count, 1)
         return self._offer(step, bucket)
 
+    def snapshot(self) -> list[Any]:
+        """The buckets, and what was offered of them."""
+        return [self.buckets.snapshot(), self.offered]
+
+    def restore(self, saved: list[Any]) -> None:
+        """Go on with these buckets."""
+        pool, self.offered = saved
+        self.buckets.restore(pool)
+
     def combine(self, votes: Sequence[Any]) -> tuple[int, ...]:
         """The lowest bucket of all, and how many entries of it each copy offers."""
         lowest = min((bucket for bucket, _ in votes if bucket >= 0), default=-1)
@@ -148,8 +157,7 @@ def sssp(
     source: Any,
     *,
     delta: float | None = None,
-    parallelism: int | None = None,
-    inline: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Result:
     """The distance of every vertex from ``source`` along out-edges (float64), inf if unreachable.
 
@@ -159,7 +167,7 @@ def sssp(
     """
     start = g.locate(source)
     if g.out.weight is None:
-        depth = bfs(g, source, parallelism=parallelism, inline=inline)
+        depth = bfs(g, source, **options)
         far = np.nan_to_num(depth.to_numpy().astype(np.float64), nan=np.inf)
         return Result(g.vertex_ids, far, supersteps=depth.supersteps, seconds=depth.seconds)
     weight = g.out.weight[np.isfinite(g.out.weight)]
@@ -179,7 +187,7 @@ def sssp(
         state["distance"][start] = 0.0
 
     task = DeltaStepping(start, delta, heaviest) if enabled() else BellmanFord()
-    found = execute(g, task, parallelism=parallelism, inline=inline, fill=fill)
+    found = execute(g, task, fill=fill, **options)
     distance = found.state["distance"]
     return Result(g.vertex_ids, distance, supersteps=found.supersteps, seconds=found.seconds)
 

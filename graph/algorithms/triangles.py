@@ -12,13 +12,13 @@ either direction, the directed edges inside N over size(N) * (size(N) - 1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from graph.compiled import kernels
 from graph.graph import Graph
-from graph.job import execute
+from graph.job import RunOptions, execute
 from graph.orient import orient
 from graph.result import Result
 from graph.task import Part, Shape, Task
@@ -65,7 +65,7 @@ class Triangles(Task):
         (self.kernels.count_weighted if self.weighted else self.kernels.count)(*rows, *where)
 
 
-def triangles(g: Graph, *, parallelism: int | None = None, inline: bool = False) -> Result:
+def triangles(g: Graph, **options: Unpack[RunOptions]) -> Result:
     """The number of triangles through each vertex (int64) of an undirected graph.
 
     Parallel edges count once, loops not at all. Raises ``ValueError`` for a directed graph.
@@ -73,16 +73,16 @@ def triangles(g: Graph, *, parallelism: int | None = None, inline: bool = False)
     if g.directed:
         raise ValueError("triangles() needs an undirected graph; build it with directed=False")
     below = orient(g)
-    found = execute(below.graph, Triangles(False), parallelism=parallelism, inline=inline)
+    found = execute(below.graph, Triangles(False), **options)
     counts = below.by_vertex(found.state["count"].sum(axis=0))
     return Result(g.vertex_ids, counts, supersteps=found.supersteps, seconds=found.seconds)
 
 
-def lcc(g: Graph, *, parallelism: int | None = None, inline: bool = False) -> Result:
+def lcc(g: Graph, **options: Unpack[RunOptions]) -> Result:
     """The local clustering coefficient of each vertex; 0 with fewer than two neighbours."""
     below = orient(g)
     task = Triangles(g.directed)
-    found = execute(below.graph, task, parallelism=parallelism, inline=inline)
+    found = execute(below.graph, task, **options)
     inside = below.by_vertex(found.state["count"].sum(axis=0)) * (1 if g.directed else 2)
     pairs = below.degree * (below.degree - 1)
     share = np.divide(inside, pairs, out=np.zeros(g.num_vertices), where=pairs > 0)

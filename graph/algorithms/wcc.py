@@ -11,14 +11,14 @@ Without numba: labels fall to the least of the neighbourhood until none changes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from graph.compiled import enabled, kernels
 from graph.graph import Graph
-from graph.job import execute
+from graph.job import RunOptions, execute
 from graph.result import Result
 from graph.task import Part, Shape, Task
 
@@ -126,10 +126,10 @@ class LeastLabel(Afforest):
         return bool(totals[0] == 0)
 
 
-def wcc(g: Graph, *, parallelism: int | None = None, inline: bool = False) -> Result:
+def wcc(g: Graph, **options: Unpack[RunOptions]) -> Result:
     """The component of every vertex, named by the component's first vertex (its smallest id)."""
     task = Afforest(g.directed) if enabled() else LeastLabel(g.directed)
-    found = execute(g, task, parallelism=parallelism, inline=inline)
+    found = execute(g, task, **options)
     column = g.vertex_ids.take(found.state["label"])
     return Result(g.vertex_ids, column, supersteps=found.supersteps, seconds=found.seconds)
 

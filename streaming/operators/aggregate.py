@@ -75,13 +75,24 @@ class RunningAggregateOperator(Operator):
         self.forward_watermark(watermark)
 
     def snapshot(self) -> Any:
-        """The merged partials."""
-        return self._compact() if self._pending else None
+        """The partials, those added lately merged among themselves: there may be many batches.
+
+        To merge them with the others as well would hold the member up, with many keys for long.
+        Tables are never changed, so the copy is that of a list.
+        """
+        if not self._pending:
+            return None
+        base, lately = self._pending[:1], self._pending[1:]
+        if len(lately) > 1 and self._rows - len(base[0]) <= COMPACT_ROWS:
+            self._pending = [*base, self._grouping.merge(merge_tables(lately), self._keys)]
+            self._rows = sum(map(len, self._pending))
+        return {"partials": self._pending.copy(), "compacted": self._compacted_rows}
 
     def restore(self, state: Any) -> None:
         """Take over the partials."""
-        self._pending = [state]
-        self._rows = self._compacted_rows = len(state)
+        self._pending = list(state["partials"])
+        self._rows = sum(map(len, self._pending))
+        self._compacted_rows = state["compacted"]
 
     def _compact(self) -> pa.Table:
         state = self._grouping.merge(merge_tables(self._pending), self._keys)

@@ -51,6 +51,14 @@ class RowMapOperator(Operator):
         if made is not None:
             self.push(made, port)
 
+    def snapshot(self) -> Any:
+        """The types of the columns made so far."""
+        return self._builder.snapshot()
+
+    def restore(self, state: Any) -> None:
+        """Make columns of the same types."""
+        self._builder.restore(state)
+
     def _check_types(self, results: list[Any], batch: pa.RecordBatch) -> None:
         for position, result in enumerate(results, start=self._done):
             if not isinstance(result, dict):
@@ -96,6 +104,14 @@ class FlatMapOperator(Operator):
         built = self._builder.build(batch.schema)
         if built is not None:
             self.push(built, port)
+
+    def snapshot(self) -> Any:
+        """The types of the columns made so far."""
+        return self._builder.snapshot()
+
+    def restore(self, state: Any) -> None:
+        """Make columns of the same types."""
+        self._builder.restore(state)
 
 
 class BatchMapOperator(Operator):

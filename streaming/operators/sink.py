@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -10,33 +10,44 @@ import pyarrow as pa
 from streaming.operator import Operator, OperatorContext
 from streaming.sinks.base import Sink
 
-__all__ = ["Prepared", "SinkOperator"]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What one copy of a sink ends with: the token to commit, and its share of the result."""
-
-    token: Any
-    result: Any
+__all__ = ["SinkOperator"]
 
 
 class SinkOperator(Operator):
-    """Writes every batch; at the end prepares the commit, which the driver makes."""
+    """Writes every batch; at the end of an epoch, and of all, prepares a commit.
 
-    def __init__(self, sink: Sink) -> None:
+    The driver makes the commits: the token handed over is `[name of the sink, the writer's token]`.
+    """
+
+    def __init__(self, name: str, sink: Sink) -> None:
         super().__init__()
+        self._name = name
         self._sink = sink
 
     def open(self, context: OperatorContext) -> None:
         """Open this copy's writer."""
+        self._context = context
         self._writer = self._sink.open(context.index, context.parallelism)
 
     def on_batch(self, batch: pa.RecordBatch, port: int) -> None:
         """Write."""
         self._writer.write(batch)
 
-    def close(self) -> Prepared:
-        """Make everything durable; the token comes first, for the result may depend on it."""
+    def snapshot(self) -> Any:
+        """End the current part; what the writer needs to go on behind it."""
+        self._prepare()
+        return self._writer.snapshot()
+
+    def restore(self, state: Any) -> None:
+        """Go on behind the last part."""
+        self._writer.restore(state)
+
+    def close(self) -> Any:
+        """End the last part; this copy's share of the result, which may depend on that."""
+        self._prepare()
+        return self._writer.result()
+
+    def _prepare(self) -> None:
         token = self._writer.prepare()
-        return Prepared(token, self._writer.result())
+        if token is not None:
+            self._context.hand_over([self._name, token], partial(self._sink.sync, token))

@@ -149,6 +149,14 @@ class PreAggregateOperator(Operator):
         self._watermark = watermark
         self.forward_watermark(watermark)
 
+    def snapshot(self) -> Any:
+        """The watermark: without it rows that are late would be aggregated as if they were not."""
+        return None if self._watermark == MIN_WATERMARK else self._watermark
+
+    def restore(self, state: Any) -> None:
+        """Take over the watermark."""
+        self._watermark = int(state)
+
 
 class WindowOperator(Operator):
     """Keeps partials and emits every window once, when the watermark reaches its end."""
@@ -200,16 +208,29 @@ class WindowOperator(Operator):
         self.forward_watermark(watermark)
 
     def snapshot(self) -> Any:
-        """Watermark and merged partials."""
-        state = self._compact() if self._pending else None
-        return {"watermark": self._watermark, "partials": state}
+        """Watermark and partials, those added lately merged among themselves.
+
+        To merge them with the others as well would hold the member up, with many keys for long.
+        Tables are never changed, so the copy is that of a list.
+        """
+        base, lately = self._pending[:1], self._pending[1:]
+        if len(lately) > 1 and self._rows - len(base[0]) <= COMPACT_ROWS:
+            self._pending = [*base, self._partials.merge(merge_tables(lately))]
+            self._rows = sum(map(len, self._pending))
+        return {
+            "watermark": self._watermark,
+            "partials": self._pending.copy(),
+            "compacted": self._compacted_rows,
+            "lowest": self._lowest_slice,
+        }
 
     def restore(self, state: Any) -> None:
         """Take over watermark and partials."""
         self._watermark = int(state["watermark"])
-        if state["partials"] is not None:
-            for batch in state["partials"].to_batches():
-                self.on_batch(batch, PARTIAL)
+        self._pending = list(state["partials"])
+        self._rows = sum(map(len, self._pending))
+        self._compacted_rows = state["compacted"]
+        self._lowest_slice = state["lowest"]
 
     def _add(self, partials: pa.RecordBatch) -> None:
         lowest = pc.min(partials.column(0)).as_py()

@@ -1,10 +1,11 @@
 """What a sink is: data in the driver, a `Writer` in every parallel copy.
 
-Results become visible in two phases. `Writer.prepare` makes everything written since the last
-call durable and returns a token (plain data, kept with the snapshot). `Sink.commit(token)` makes it
-visible; it needs nothing but the token, so it can be repeated after a crash by whoever finds it.
-A bounded job prepares in every copy when all input has been seen, and commits in the driver when
-every copy of every member has ended well: all results become visible or none.
+Results become visible in two phases. `Writer.prepare` ends the part written since the last call and
+returns a token (plain data, kept with the checkpoint); `Sink.sync(token)` makes that part durable.
+`Sink.commit(token)` makes it visible; it needs nothing but the token, so it can be repeated after a
+crash by whoever finds it. Without checkpoints a job prepares in every copy when all input has been
+seen, and the driver commits when every copy of every member has ended well: all results become
+visible or none. With checkpoints it does so at the end of each epoch as well.
 """
 
 from __future__ import annotations
@@ -26,7 +27,22 @@ class Writer(ABC):
         """Take rows; nobody else may see them before `commit`, where the sink can promise that."""
 
     def prepare(self) -> Any:
-        """End the current part and make it durable; the token names it. None: nothing to commit."""
+        """End the current part; the token names it. None: nothing to commit.
+
+        What makes it durable and takes long belongs into `Sink.sync`.
+        """
+        return None
+
+    def snapshot(self) -> Any:
+        """After `prepare`: what `restore` needs to go on behind it; None: nothing."""
+        return None
+
+    def restore(self, state: Any) -> None:
+        """Go on behind the part that was prepared last before `state` was taken.
+
+        Parts behind it may be visible, when the checkpoint that committed them was damaged: remove
+        them, they will be written again.
+        """
         return None
 
     def result(self) -> Any:
@@ -43,16 +59,31 @@ class Sink(ABC):
         """Raise, when the job is built, if rows of this schema cannot be written."""
         return None
 
+    def begin(self) -> None:
+        """Raise if results of the run that begins would mix with older ones.
+
+        Not called when a run goes on from a checkpoint.
+        """
+        return None
+
     @abstractmethod
     def open(self, index: int, parallelism: int) -> Writer:
         """The writer of copy `index` of `parallelism`."""
+
+    def sync(self, token: Any) -> None:
+        """Make a prepared part durable. Called once, on another thread than the writer's."""
+        return None
 
     def commit(self, token: Any) -> None:
         """Make a prepared part visible. Needs no writer; may be called again with its token."""
         return None
 
-    def abort(self, token: Any) -> None:
-        """Remove a prepared part that will not be committed. May be called again."""
+    def abort(self) -> None:
+        """Remove what copies have begun or prepared and nobody has committed.
+
+        Called when no copy runs: before the first start, before each start after a death, after a
+        failure. Copies killed at any moment may have left anything.
+        """
         return None
 
     def combine(self, results: Sequence[Any], schema: pa.Schema | None) -> Any:

@@ -53,5 +53,11 @@ class _PrintWriter(Writer):
         sys.stdout.flush()
         self._rows += batch.num_rows
 
+    def snapshot(self) -> int:
+        return self._rows
+
+    def restore(self, state: int) -> None:
+        self._rows = state
+
     def result(self) -> int:
         return self._rows

@@ -1,10 +1,10 @@
 """File sinks: Parquet, CSV, JSON (one object a line).
 
-Every copy writes parts of its own into one directory: `part-<copy>-<number>.<suffix>`. A part is
-written under a temporary name that begins with "." (readers of directories skip it), synced to
-disk by `prepare`, and renamed by `commit`: a visible part is complete. Exactly once when commits
-follow snapshots; after a failed job only temporary files remain, and the next run of the same job
-overwrites them.
+Every copy writes parts of its own into one directory: `part-<copy>-<number>.<suffix>`, one an
+epoch in which it had rows. A part is written under a temporary name that begins with "." (readers
+of directories skip it), synced to disk, and renamed by `commit`: a visible part is complete.
+Exactly once with checkpoints, whatever dies; a job that fails or is stopped leaves no temporary
+files, and one whose driver is killed leaves them to the next run, which removes them.
 """
 
 from __future__ import annotations
@@ -70,34 +70,43 @@ class FileSink(Sink):
         self.default_name = kind
 
     def check(self, schema: pa.Schema | None) -> None:
-        """FileExistsError when there are parts already: old and new results would mix."""
+        """FileExistsError where no directory can be; TypeError for columns CSV cannot hold."""
         if self._directory.exists() and not self._directory.is_dir():
             raise FileExistsError(f"write_{self._kind}: {self._directory} is not a directory")
+        if schema is not None and self._kind == "csv":
+            nested = [f.name for f in schema if pa.types.is_nested(f.type)]
+            if nested:
+                raise TypeError(f"write_csv: columns {nested} are nested; use Parquet or JSON")
+
+    def begin(self) -> None:
+        """FileExistsError when there are parts already: old and new results would mix."""
         present = sorted(self._directory.glob(f"part-*.{self._kind}"))
         if present:
             raise FileExistsError(
                 f"write_{self._kind}: {self._directory} already holds {len(present)} parts "
                 f"({present[0].name}, ...); choose an empty directory"
             )
-        if schema is not None and self._kind == "csv":
-            nested = [f.name for f in schema if pa.types.is_nested(f.type)]
-            if nested:
-                raise TypeError(f"write_csv: columns {nested} are nested; use Parquet or JSON")
 
     def open(self, index: int, parallelism: int) -> Writer:
         """Writes the parts of one copy."""
         return _PartWriter(self._directory, self._kind, index, self._encoder)
 
+    def sync(self, token: Any) -> None:
+        """Sync the temporary file, and its name."""
+        _sync(token[0])
+        _sync(self._directory)
+
     def commit(self, token: Any) -> None:
-        """Rename the temporary file, durably."""
+        """Rename the temporary file, durably; when it is gone it has been renamed before."""
         temporary, final = token
         if os.path.exists(temporary):
             os.replace(temporary, final)
             _sync(self._directory)
 
-    def abort(self, token: Any) -> None:
-        """Delete the temporary file."""
-        Path(token[0]).unlink(missing_ok=True)
+    def abort(self) -> None:
+        """Delete temporary files."""
+        for path in self._directory.glob(f".part-*.{self._kind}.tmp"):
+            path.unlink(missing_ok=True)
 
     def combine(self, results: Sequence[Written], schema: pa.Schema | None) -> Written:
         """All parts of all copies."""
@@ -149,7 +158,6 @@ class _PartWriter(Writer):
         self._make_encoder = encoder
         self._number = 0
         self._rows = 0
-        self._files: list[str] = []
         self._file: pa.NativeFile | None = None
         self._encoder: _Encoder | None = None
         self._schema: pa.Schema | None = None
@@ -173,24 +181,33 @@ class _PartWriter(Writer):
             return None
         self._encoder.close()
         self._file.close()
-        token = [str(self._temporary()), str(self._final())]
-        _sync(self._temporary())
-        self._files.append(token[1])
+        token = [str(self._temporary()), str(self._final(self._number))]
         self._encoder = self._file = None
         self._number += 1
         return token
 
-    def result(self) -> Written:
-        return Written(self._rows, tuple(self._files))
+    def snapshot(self) -> list[int]:
+        return [self._number, self._rows]
 
-    def _final(self) -> Path:
-        return self._directory / f"part-{self._index:05d}-{self._number:05d}.{self._kind}"
+    def restore(self, state: list[int]) -> None:
+        self._number, self._rows = state
+        behind = self._number
+        while self._final(behind).exists():
+            self._final(behind).unlink()
+            behind += 1
+
+    def result(self) -> Written:
+        files = tuple(str(self._final(number)) for number in range(self._number))
+        return Written(self._rows, files)
+
+    def _final(self, number: int) -> Path:
+        return self._directory / f"part-{self._index:05d}-{number:05d}.{self._kind}"
 
     def _temporary(self) -> Path:
         return self._directory / f".part-{self._index:05d}-{self._number:05d}.{self._kind}.tmp"
 
 
-def _sync(path: Path) -> None:
+def _sync(path: PathLike) -> None:
     # Of a directory too: a rename is durable only when the directory entry is.
     descriptor = os.open(path, os.O_RDONLY)
     try:

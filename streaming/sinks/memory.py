@@ -1,8 +1,8 @@
 """Sinks that end in this program: collect, discard, callback.
 
 `collect` keeps the rows in the copies until the end and hands them to the driver, so the result
-must fit in memory. None of them promises exactly-once across a restart of a copy: `callback` is
-called at least once for every row.
+must fit in memory; they are part of every checkpoint. `collect` and `discard` see every row
+once whatever dies; `callback` is called at least once for every row.
 """
 
 from __future__ import annotations
@@ -62,9 +62,21 @@ class CollectSink(Sink):
 class _CollectWriter(Writer):
     def __init__(self) -> None:
         self._tables: list[pa.Table] = []
+        self._told = 0  # tables that were in a snapshot: one an epoch, which is written once
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._tables.append(pa.Table.from_batches([batch]))
+
+    def snapshot(self) -> list[pa.Table]:
+        lately = self._tables[self._told :]
+        if lately:
+            self._tables[self._told :] = [merge_tables(lately)]
+        self._told = len(self._tables)
+        return self._tables.copy()
+
+    def restore(self, state: list[pa.Table]) -> None:
+        self._tables = list(state)
+        self._told = len(state)
 
     def result(self) -> pa.Table | None:
         # Rows of unknown schema may differ from batch to batch; merge_tables finds common types.
@@ -119,6 +131,12 @@ class _CountingWriter(Writer):
         if self._function is not None:
             self._function(batch)
         self._rows += batch.num_rows
+
+    def snapshot(self) -> int:
+        return self._rows
+
+    def restore(self, state: int) -> None:
+        self._rows = state
 
     def result(self) -> int:
         return self._rows

@@ -79,6 +79,10 @@ class Source(ABC):
         """One line for explain()."""
         return type(self).__name__
 
+    def fingerprint(self) -> str:
+        """What must be the same for a position of one run to mean the same rows in another."""
+        return self.describe()
+
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
     """The schema with views and dictionaries replaced by plain types, without metadata.

@@ -112,6 +112,11 @@ class TableSource(Source):
         """Kind and size."""
         return f"{self._verb}, {self._rows} rows in blocks of {self._batch_rows}"
 
+    def fingerprint(self) -> str:
+        """Size and columns; that the rows are the same is for the caller to see to."""
+        columns = ", ".join(f"{field.name}: {field.type}" for field in self._schema)
+        return f"{self.describe()} of {columns}"
+
     def __getstate__(self) -> dict[str, Any]:
         # The table travels as the payload, once, and not with every copy's arguments.
         return {**self.__dict__, "_table": None}

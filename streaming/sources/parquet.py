@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streaming.sources.base import BATCH_ROWS, Reader, Source, plain_batch, plain_schema
-from streaming.sources.paths import Paths, find_files
+from streaming.sources.paths import Paths, find_files, fingerprint_of
 
 __all__ = ["ParquetSource", "read_parquet"]
 
@@ -59,6 +59,10 @@ class ParquetSource(Source):
     def describe(self) -> str:
         """Number of files and row groups."""
         return f"read_parquet, {len(self._files)} files, {len(self._row_groups)} row groups"
+
+    def fingerprint(self) -> str:
+        """The files and their sizes."""
+        return f"{self.describe()}; batches of {self._batch_rows}: {fingerprint_of(self._files)}"
 
 
 class _ParquetReader(Reader):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Paths", "find_files"]
+__all__ = ["Paths", "find_files", "fingerprint_of"]
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -29,6 +29,11 @@ def find_files(paths: Paths, verb: str, suffix: str) -> list[Path]:
             raise FileNotFoundError(f"{verb}: no file matches {os.fspath(entry)!r}")
         found.update(path.absolute() for path in matches)
     return sorted(found)
+
+
+def fingerprint_of(files: Sequence[Path]) -> str:
+    """Paths and sizes: files that change under a position would give other rows."""
+    return ", ".join(f"{path} ({path.stat().st_size} bytes)" for path in files)
 
 
 def _match(entry: str, suffix: str) -> list[Path]:

@@ -16,7 +16,7 @@ import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 
 from streaming.sources.base import Reader, Source, plain_batch, plain_schema
-from streaming.sources.paths import Paths, find_files
+from streaming.sources.paths import Paths, find_files, fingerprint_of
 
 __all__ = ["TextSource", "read_csv", "read_json"]
 
@@ -71,6 +71,10 @@ class TextSource(Source):
     def describe(self) -> str:
         """Kind and number of files."""
         return f"read_{self._kind}, {len(self._files)} files"
+
+    def fingerprint(self) -> str:
+        """The files and their sizes."""
+        return f"{self.describe()}: {fingerprint_of(self._files)}"
 
     def batches(self, path: Path) -> Iterator[pa.RecordBatch]:
         """The rows of one file, in the types of the source."""

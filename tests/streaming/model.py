@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from engine.topology import InlineHandle
 from streaming.compile import to_topology
 from streaming.job import Job
+from streaming.running import JobHandle, SinkCommits
 
 Row = dict[str, Any]
 
@@ -30,9 +31,8 @@ SCHEMA = pa.schema(
 def run_seeded(job: Job, parallelism: int, seed: int) -> dict[str, Any]:
     """Run a job inline with the deliveries between members in a random order."""
     topology = to_topology(job.name, job._stages(parallelism), is_inline=True)
-    with InlineHandle(topology, seed=seed) as handle:
-        results = handle.wait()
-    return job._commit([copy for copies in results.values() for copy in copies])
+    with InlineHandle(topology, seed=seed, external=SinkCommits(job._sinks)) as handle:
+        return dict(JobHandle(job.name, handle, job._sinks, False).wait())
 
 
 def multiset(table: pa.Table) -> Counter[tuple[Any, ...]]:

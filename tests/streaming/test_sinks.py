@@ -95,10 +95,12 @@ def test_prepare_commit_abort(tmp_path: Path) -> None:
         tokens.append(json.loads(json.dumps(writer.prepare())))
     assert writer.prepare() is None
     assert not list(tmp_path.glob("part-*"))
+    for token in tokens:
+        sink.sync(token)
     sink.commit(tokens[0])
     sink.commit(tokens[0])
-    sink.abort(tokens[1])
-    sink.abort(tokens[1])
+    sink.abort()
+    sink.abort()
     assert [path.name for path in tmp_path.iterdir()] == ["part-00003-00000.parquet"]
 
 

@@ -12,6 +12,7 @@ from engine.topology.errors import MemberError, ProtocolError, TopologyError
 from engine.topology.frames import Credit, Data, End, Frame, Marker, Trigger
 from engine.topology.loop import MemberLoop
 from engine.topology.plan import construct, plan_topology
+from engine.topology.snapshot import Snapshot
 from tests.topology.members import HandClock, Numbers, Relay, batch_of, ids_of
 
 
@@ -284,7 +285,7 @@ def test_an_error_names_member_copy_and_hook_and_sends_no_end(hook: str) -> None
     made.channel("b", "c", forward())
     plan = plan_topology(made)[1]
     sent = Sent()
-    loop = MemberLoop(plan, construct(plan), sent, HandClock(), restored=True, state=1)
+    loop = MemberLoop(plan, construct(plan), sent, HandClock(), restore=Snapshot(1, {}))
     for frame in (data(0, 0, 1), Marker(0, 0, 1, 1), End(0, 0, 2)):
         loop.receive(frame)
     with pytest.raises(MemberError, match=rf"member 'b' copy 0 failed in {hook}\(\)") as caught:
@@ -298,7 +299,7 @@ def test_an_error_names_member_copy_and_hook_and_sends_no_end(hook: str) -> None
 def test_items_behind_a_marker_are_held_until_all_markers_are_there() -> None:
     loop, sent, _ = middle(capacity_rows=1000)
     snapshots: list[tuple[int, Any]] = []
-    loop._on_snapshot = lambda epoch, state: snapshots.append((epoch, state))
+    loop._on_snapshot = lambda epoch, found, handed: snapshots.append((epoch, found.state))
     loop.receive(data(0, 0, 1, meta="old"))
     loop.receive(Marker(0, 0, 1, 1))
     loop.receive(data(0, 2, 1, epoch=1, meta="new"))

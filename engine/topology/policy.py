@@ -1,0 +1,106 @@
+"""What a user says about checkpoints, and what a topology does to the world outside of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from engine.topology.errors import expected
+
+__all__ = ["Checkpoints", "External", "directory_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoints:
+    """How a topology is kept restartable; given to `Topology.deploy`.
+
+    Every copy's state is written to `directory` at the end of each epoch; a death of any process
+    takes all copies back to the last epoch that is complete there, and so does the next start with
+    the same directory. When the topology has ended well, the directory is emptied.
+
+    Args:
+        directory: a path or a ``file:///`` URL; made when it is not there. One topology at a time.
+        every: seconds from one epoch to the next; None: only when `handle.checkpoint()` asks.
+            Members on a cycle close epochs by themselves (`MemberContext.close_epoch`).
+        keep: how many committed epochs to keep; the older ones are there in case the newest one
+            turns out to be damaged.
+        timeout: seconds an epoch may take; then it is aborted and the next one tried.
+        restarts: how many deaths within `restart_seconds` are answered by going back; one more is
+            an error with their story.
+        restart_seconds: see `restarts`.
+        resume: None: go on from what the directory holds, if it holds something of the same
+            topology; True: it must; False: begin anew and remove what it holds.
+        fingerprint: what the topology computes, beyond members and channels: a checkpoint of
+            another fingerprint is refused.
+
+    Raises:
+        TopologyError: an argument is out of range.
+    """
+
+    directory: str | os.PathLike[str]
+    every: float | None = 1.0
+    keep: int = 2
+    timeout: float = 60.0
+    restarts: int = 10
+    restart_seconds: float = 60.0
+    resume: bool | None = None
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if self.every is not None and not self.every > 0:
+            raise expected("seconds > 0 or None as every", self.every, "the default is 1.0")
+        if self.keep < 1:
+            raise expected("keep >= 1", self.keep, "the default is 2")
+        if not self.timeout > 0 or not self.restart_seconds > 0 or self.restarts < 0:
+            raise expected(
+                "timeout > 0, restart_seconds > 0 and restarts >= 0",
+                (self.timeout, self.restart_seconds, self.restarts),
+                "leave them out for the defaults",
+            )
+        directory_of(self.directory)
+
+
+def directory_of(location: str | os.PathLike[str]) -> Path:
+    """The directory that a path or a ``file:///`` URL names.
+
+    Raises:
+        TopologyError: another kind of URL, or an empty name.
+    """
+    text = os.fspath(location)
+    if "://" in text:
+        parts = urlsplit(text)
+        if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+            raise expected("a path or a file:/// URL for checkpoints", repr(text), "use one")
+        text = unquote(parts.path)
+    if not text:
+        raise expected("a directory for checkpoints", repr(location), "name one")
+    return Path(text).absolute()
+
+
+class External:
+    """The world outside, where the effects of a topology become visible; override what is needed.
+
+    Lives in the process that deploys. Effects are handed over as *tokens* (plain data) by
+    `MemberContext.hand_over`; they count when the epoch they were handed over in is committed, or
+    when the topology has ended well. Everything may be called again with the same arguments, by
+    whoever resumes.
+    """
+
+    def begin(self, resumed: bool) -> None:
+        """Before any copy runs for the first time; `resumed`: a former run has left a checkpoint.
+
+        An exception keeps the topology from starting.
+        """
+
+    def commit(self, tokens: Sequence[Any]) -> None:
+        """Make visible what these tokens name."""
+
+    def undo(self, epoch: int) -> None:
+        """No copy runs: remove what was prepared and not committed.
+
+        The copies start again from the end of `epoch` (0: from the beginning), if they do.
+        """

@@ -1,10 +1,13 @@
 # Every target sets itself up: the first one run creates .venv and installs the project into it.
-# Variables: PYTHON (interpreter to build .venv with), ARGS (passed on to demo, pytest or bench).
+# Variables: PYTHON (interpreter to build .venv with), ARGS (passed on to demo, pytest or bench),
+# SEEDS and FIRST (for sim).
 
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOG   := $(VENV)/install.log
+SEEDS ?= 1000
+FIRST ?= 0
 SHELL := /bin/sh
 
 CHECK := import sys; sys.exit(sys.version_info < (3, 11))
@@ -13,12 +16,13 @@ FOUND := $(shell for p in $(PYTHON) python3 python3.14 python3.13 python3.12 pyt
 QUIET := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint sim bench clean
 
 help:
 	@echo "make demo    parse, stream and rank the imports of every installed Python file"
 	@echo "make test    ruff, mypy and pytest"
 	@echo "make lint    ruff and mypy only"
+	@echo "make sim     SEEDS=1000 FIRST=0: the engine's machines in simulated time, with faults"
 	@echo "make bench   the core benchmark, against the standard library"
 	@echo "make clean   remove .venv and everything generated"
 
@@ -43,6 +47,9 @@ test: lint
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+sim: $(STAMP)
+	@$(BIN)/python -m tests.sim --seeds $(SEEDS) --first $(FIRST)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.core --peer stdlib $(ARGS)

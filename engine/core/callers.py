@@ -38,6 +38,7 @@ class ActorClient:
         "failure",
         "id",
         "in_flight",
+        "keep",
         "name",
         "overtaking",
         "process",
@@ -62,6 +63,7 @@ class ActorClient:
         self.seq = 0
         self.cause = ""
         self.failure: Value | None = None
+        self.keep: Any = None  # arguments of its constructor, which may run until it is dead
 
     @property
     def pending(self) -> int:
@@ -190,11 +192,13 @@ class Callers:
             self.advance(client)
         elif message.state == "dead":
             client.state, client.failure = "dead", message.failure
-            tasks = [*client.in_flight.values(), *client.queue, *client.aside.values()]
+            client.keep = None
+            client.queue.extendleft(reversed(client.in_flight.values()))
+            client.queue.extend(client.aside.values())
             client.in_flight.clear()
-            client.queue.clear()
             client.aside.clear()
-            for task in tasks:
+            while client.queue:  # the failure of one may fail others that wait for it
+                task = client.queue.popleft()
                 if not task.answered:
                     self._fail(task, self._death(client, task))
             self.logs.pop(message.id, None)
@@ -234,6 +238,8 @@ class Callers:
     def _resend(self, client: ActorClient, retained: Retained) -> None:
         """Everything since the last checkpoint is sent again, in order."""
         pending = [*client.in_flight.values(), *client.queue]
+        for task in pending:
+            task.worker = b""
         client.in_flight.clear()
         client.queue.clear()
         for task in retained.again(client.name):

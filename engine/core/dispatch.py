@@ -341,7 +341,10 @@ class Dispatcher:
         lease = self.leases.pop(worker, None)
         if lease is None:
             return []
-        del lease.shape.leases[worker]
+        shape = lease.shape
+        del shape.leases[worker]
+        if shape.pending and not shape.requested:
+            self._request(shape)  # those that wait had as many workers as there may be
         return list(lease.in_flight.values())
 
     def on_unplaceable(self, message: Unplaceable) -> list[Task]:

@@ -65,7 +65,7 @@ class ActorRecord:
         self.state = "pending"
         self.process = b""
         self.pid = 0
-        self.watchers: set[bytes] = set()
+        self.watchers: dict[bytes, None] = {}  # told in this order
         self.restarts_left: int = create.options.get("max_restarts", 0)
         self.name: tuple[str, str] | None = None
         self.failure: Value | None = None
@@ -92,9 +92,9 @@ class HeadMachine:
         self._by_process: dict[bytes, bytes] = {}
         self._hosts: dict[bytes, bytes] = {}  # the same of replayed actors, dead processes too
         self._dead: deque[bytes] = deque()
-        self._tombs: dict[bytes, None] = {}
+        self._tombs: dict[bytes, str] = {}  # actors known only to be dead, and why
         self._dead_processes: dict[bytes, str] = {}
-        self._early: dict[bytes, set[bytes]] = {}  # lookups that overtook the creation
+        self._early: dict[bytes, dict[bytes, None]] = {}  # lookups that overtook the creation
 
     # ------------------------------------------------------------------ names
 
@@ -124,9 +124,12 @@ class HeadMachine:
 
     def on_create(self, creator: bytes, message: CreateActor) -> None:
         """A process wants an actor."""
+        if message.id in self._tombs:  # its last handle is gone, or it was killed, before it came
+            self._tell_dead(creator, message.id, self._tombs[message.id])
+            return
         record = self.actors[message.id] = ActorRecord(message)
         self._reserved.pop(message.id, None)
-        record.watchers = {creator} | self._early.pop(message.id, set())
+        record.watchers = {creator: None} | self._early.pop(message.id, {})
         name = message.options.get("name")
         if name:
             record.name = (message.options.get("namespace", ""), name)
@@ -202,7 +205,7 @@ class HeadMachine:
             for watcher in self._early.pop(early):
                 self._tell_dead(watcher, early, self._dead_processes[process])
         for record in list(self.actors.values()):
-            record.watchers.discard(process)
+            record.watchers.pop(process, None)
             if process not in self._hosts:  # else its actor goes on elsewhere
                 record.witnesses.pop(process, None)
             detached = record.create.options.get("lifetime") == "detached"
@@ -258,17 +261,27 @@ class HeadMachine:
         if len(self._dead) > _DEAD_KEPT:
             oldest = self._dead.popleft()
             del self.actors[oldest]
-            self._tombs[oldest] = None
-            if len(self._tombs) > _TOMBS_KEPT:
-                del self._tombs[next(iter(self._tombs))]
+            self._entomb(oldest, "died long ago")
+
+    def _entomb(self, actor: bytes, cause: str) -> None:
+        self._tombs[actor] = cause
+        if len(self._tombs) > _TOMBS_KEPT:
+            del self._tombs[next(iter(self._tombs))]
+
+    def _never(self, actor: bytes, cause: str) -> None:
+        """An actor ends before its creation has come, if that ever comes."""
+        if actor not in self._tombs:
+            self._entomb(actor, cause)
+            self._release_names(lambda named: named == actor)
+            for watcher in self._early.pop(actor, ()):
+                self._tell_dead(watcher, actor, cause)
 
     def kill(self, actor: bytes, no_restart: bool, cause: str) -> None:
         """End an actor at once."""
         record = self.actors.get(actor)
         if record is None:
-            self._release_names(lambda named: named == actor)
-            for watcher in self._early.pop(actor, set()):
-                self._tell_dead(watcher, actor, cause)
+            if no_restart:
+                self._never(actor, cause)
             return
         if record.state == "dead":
             return
@@ -296,7 +309,7 @@ class HeadMachine:
         """End an actor after what it has queued; nobody holds a handle any more."""
         record = self.actors.get(actor)
         if record is None:
-            self._release_names(lambda named: named == actor)
+            self._never(actor, cause)
             return
         if record.state == "dead":
             return
@@ -313,16 +326,16 @@ class HeadMachine:
         """A process wants to know the state of an actor, now and whenever it changes."""
         record = self.actors.get(actor)
         if record is None and actor in self._tombs:
-            self._tell_dead(process, actor, "died long ago")
+            self._tell_dead(process, actor, self._tombs[actor])
             return
         if record is None and owner_of(actor) in self._dead_processes:
             self._tell_dead(process, actor, self._dead_processes[owner_of(actor)])
             return
         if record is None:
             # A handle can overtake the creation when it travels through a third process.
-            self._early.setdefault(actor, set()).add(process)
+            self._early.setdefault(actor, {})[process] = None
             return
-        record.watchers.add(process)
+        record.watchers[process] = None
         if record.state in ("alive", "dead"):
             self._tell_one(record, process)
 

@@ -212,6 +212,7 @@ class NodeMachine:
             else:  # before its death is told, which would have its tasks tried again
                 gone = Unplaceable(worker.shape, "TaskPlacementGroupRemoved", _REMOVED, True)
                 self._edge.send(worker.owner, gone)
+                worker.use = "doomed"  # its owner may return it before its death is known
                 self._edge.kill(worker.process, f"was killed: {_REMOVED}")
         self._edge.group_removed(group_id)
         self.schedule(now)
@@ -255,7 +256,7 @@ class NodeMachine:
                 continue
             environment = demand.environment
             if not demand.fresh:
-                worker = self.roster.take(environment)
+                worker = self.roster.take(environment, demand.owner)
             elif newcomer is not None and newcomer.environment == environment:
                 worker, newcomer = self.roster.take_this(newcomer), None
             else:

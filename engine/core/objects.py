@@ -185,13 +185,20 @@ class ObjectTable:
             return
         self._send(owner, message)
 
-    def after_settled(self, ids: Iterable[bytes], peer: bytes, message: Any) -> bool:
+    def after_settled(
+        self, ids: Iterable[bytes], peer: bytes, message: Any, *, in_order: bool = False
+    ) -> bool:
         """Send `message` to `peer` once the owners know that we hold `ids`.
 
         False when nothing is outstanding: the caller sends it itself. References owned by `peer`
         or by us need no waiting: registration and message share one ordered connection.
+        `in_order`: nor may it overtake what waits for `peer` already.
         """
         open_ids = {one for one in ids if one in self.unsettled and owner_of(one) != peer}
+        if in_order:
+            for earlier, other, _message in self._after:
+                if other == peer:
+                    open_ids |= earlier
         if not open_ids:
             return False
         self._after.append((open_ids, peer, message))

@@ -98,7 +98,7 @@ class Owner:
             Item: lambda peer, message, now: self.streams.on_item(peer, message),
             Returned: self._on_returned,
             ActorChanged: self._on_changed,
-            AddBorrower: lambda peer, message, now: self.objects.on_add_borrower(peer, message),
+            AddBorrower: self._on_add_borrower,
             BorrowAck: lambda peer, message, now: self.objects.on_borrow_ack(message),
             DropBorrower: lambda peer, message, now: self.objects.on_drop_borrower(peer, message),
             Fetch: lambda peer, message, now: self.objects.on_fetch(peer, message),
@@ -162,6 +162,7 @@ class Owner:
     def create(self, client: ActorClient, task: Task) -> None:
         """An actor: ask the head for it once the constructor's arguments are there."""
         task.actor = client
+        client.keep = task.keep
         self._register(task)
         if task.deps is None or not self._wait_for_deps(task, self._send_create):
             self._send_create(task)
@@ -169,8 +170,10 @@ class Owner:
     def _send_create(self, task: Task) -> None:
         self._close(task)
         detached = task.call.options.get("lifetime") == "detached"
-        if detached or task.id in self.objects.entries:  # else its last handle is gone already
+        if detached or task.id in self.objects.entries:
             self._send(self._node, task.call)
+        else:  # its last handle is gone already
+            self.callers.on_changed(ActorChanged(task.id, "dead", cause="ended before it began"))
 
     def cancel(self, object_id: bytes, force: bool, recursive: bool) -> None:
         """Cancel the call that makes an object, wherever it is."""
@@ -254,6 +257,14 @@ class Owner:
                 self._fail(task, value)
                 return False
             room -= len(value.data) + sum(map(len, value.buffers or ()))
+            if room < 0 and type(task.call) is CreateActor:
+                # It goes by way of the head, which keeps it in one piece for restarts.
+                text = (
+                    f"{task.name} is given more than {limit:,} bytes of small values by "
+                    "reference; put them into one list with engine.put() and pass that"
+                )
+                self._fail(task, encode_failure("SerializationError", text))
+                return False
             if room < 0 and values:
                 parts.append(Dependencies(task.id, values))
                 values, room = [], limit
@@ -389,6 +400,11 @@ class Owner:
             else:  # not started, or finished and the answer was lost: innocent
                 self.dispatch.enqueue(task)
         self.objects.on_process_died(process, cause)
+
+    def _on_add_borrower(self, peer: bytes, message: AddBorrower, now: float) -> None:
+        # The last words of a process may be read after the node's word that it is dead.
+        if peer not in self._dead:
+            self.objects.on_add_borrower(peer, message)
 
     def died_before(self, process: bytes) -> None:
         """Something of a process that is known to be dead came up later."""

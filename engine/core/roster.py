@@ -29,7 +29,7 @@ class RosterEdge(Protocol):
 
 
 class Worker:
-    """A worker process. `use` says what for: "" (idle), "lease" or "actor"."""
+    """A worker process. `use` says what for: "" (idle), "lease", "actor", "retiring", "doomed"."""
 
     __slots__ = (
         "blocked",
@@ -123,10 +123,13 @@ class Roster:
 
     # ------------------------------------------------------------------ idle
 
-    def take(self, environment: bytes) -> Worker | None:
-        """The idle worker of this environment that was used last: it is the warmest."""
+    def take(self, environment: bytes, owner: bytes) -> Worker | None:
+        """The idle worker of this environment that was used last: it is the warmest.
+
+        Never the owner that is to have it: there is no line from a process to itself.
+        """
         for worker in reversed(self._idle):
-            if worker.environment == environment:
+            if worker.environment == environment and worker.process != owner:
                 return self.take_this(worker)
         return None
 

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import structs
+
 from engine.core.ids import IdSource
 from engine.core.messages import Consumed, Item, Settled
 from engine.core.objects import ObjectTable
@@ -26,7 +28,7 @@ class ItemStream:
 
     __slots__ = (
         *("attempt", "consumed", "finished", "ready", "received", "replayed", "task", "told"),
-        *("waiters", "window", "worker"),
+        *("waiters", "window"),
     )
 
     def __init__(self, task: Any, window: int) -> None:
@@ -37,7 +39,6 @@ class ItemStream:
         self.consumed = 0
         self.told = 0  # what the executor knows of `consumed`
         self.finished = False
-        self.worker = b""
         self.attempt = 0  # of the task: the executor yields from the beginning in each
         self.replayed = 0  # items of this attempt
         self.waiters: list[Callable[[], None]] = []
@@ -69,14 +70,18 @@ class ItemStreams:
         """The executor yielded an item."""
         stream = self.streams.get(message.id)
         value = message.value
-        if stream is not None:
+        if stream is not None and worker == stream.task.worker:  # not a former one's last words
             stream.attempt, stream.replayed = stream.task.attempts, message.index + 1
-        if stream is None or message.index < stream.received:
+            if message.index == 0:  # it begins, perhaps once more
+                stream.told = 0
+                if stream.window and stream.consumed:
+                    self._tell(stream, stream.consumed)  # or a window of repeats would stop it
+        if stream is None or stream.finished or message.index < stream.received:
             if value.block is not None:
                 self._objects.free(value.block)
+            if value.contains:  # not taken up here: the executor may let go of them
+                self._send(worker, Settled(settle_key(message.id, message.index)))
             return
-        if stream.worker != worker:  # first item, or a replay elsewhere: it starts from nothing
-            stream.worker, stream.told = worker, 0
         assert message.index == stream.received, "items of one executor arrive in order"
         stream.received += 1
         object_id = self._ids.new()
@@ -98,7 +103,8 @@ class ItemStreams:
                 "each time, or have max_retries=0."
             )
             value = encode_failure("StreamingGeneratorReplayInconsistentError", text)
-        if value.error != ERROR_NONE:  # the last reference carries the error
+        dropped = stream.task.id not in self.streams
+        if value.error != ERROR_NONE and not dropped:  # the last reference carries the error
             object_id = self._ids.new()
             self._objects.add(object_id, value)
             stream.ready.append(object_id)
@@ -123,10 +129,13 @@ class ItemStreams:
     def lift(self, stream: ItemStream) -> None:
         """Somebody waits for the end: let the executor run on."""
         stream.window = 0
+        call = stream.task.call
+        if call.details is not None:  # it may have yet to be sent; its details are others' as well
+            call.details = structs.replace(call.details, window=0)
         self._tell(stream, 1 << 60)
 
     def _tell(self, stream: ItemStream, consumed: int) -> None:
-        worker = stream.worker or stream.task.worker
+        worker = stream.task.worker  # not whose items came last: those may be a dead one's
         if worker:
             stream.told = consumed
             self._send(worker, Consumed(stream.task.id, consumed))

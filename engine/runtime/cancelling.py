@@ -89,6 +89,11 @@ class Cancelling:
         """On the service thread: what could not be done at once is tried again."""
         if self._interrupt:
             self._signal()
+            reactor = self._worker.runtime.reactor
+            if self._interrupt and reactor.sleeping:
+                # It has come to wait inside the engine, where no signal interrupts it.
+                reactor.after_turn.append(self._raise_where_it_waits)
+                reactor.kick()
         if self._missed:
             with self._worker.runtime.lock:
                 missed, self._missed = self._missed, []
@@ -110,6 +115,10 @@ class Cancelling:
         module = frame.f_globals.get("__name__", "") if frame is not None else ""
         waits = frame is not None and frame.f_code is Reactor.wait_for_holder.__code__
         if waits or not module.startswith("engine."):
+            self._raise_interrupt()
+
+    def _raise_where_it_waits(self) -> None:
+        if threading.current_thread() is threading.main_thread():
             self._raise_interrupt()
 
     def _raise_interrupt(self) -> None:

@@ -197,6 +197,9 @@ def restore_calls(runtime: Runtime, saved: list[tuple[bytes, str, list[_Call]]])
             attach_arguments(runtime, task, args, kwargs)
             with runtime.lock:
                 callers.restore_call(client, task, seq)
+        with runtime.lock:  # the head may have told already where the actor is
+            callers.advance(client)
+            runtime.reactor.flush()
 
 
 class _CheckpointRefs(list[ObjectRef[Any]]):

@@ -158,6 +158,7 @@ class Runtime:
             self.reactor.send(connection, message, False)
         elif peer == self.id:
             self.reactor.after_turn.append(lambda: self._to_self(message))
+            self.reactor.kick()
         elif self.owner.is_dead(peer):
             # Whoever holds something of it must hear of the death, however late it came by it.
             self.reactor.after_turn.append(lambda: self._died_before(peer))
@@ -170,13 +171,19 @@ class Runtime:
             else:
                 waiting.append(message)
 
+    def reaches(self, peer: bytes) -> bool:
+        """Whether there is a line to a process; an actor may have called itself."""
+        return peer in self.connections or peer == self.id
+
     def _died_before(self, peer: bytes) -> None:
         with self.lock:
             self.owner.died_before(peer)
+            self.drain()
 
     def _to_self(self, message: Any) -> None:
         with self.lock:
             self._handle(self.id, message, perf_counter())
+            self.drain()
 
     def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
         now = perf_counter()
@@ -255,7 +262,11 @@ class Runtime:
         if connection.peer == self.node:
             self.node_alive = False
             self.owner.node_died("is gone")
-        elif self.on_peer_gone is not None:
+            return
+        if self.owner.is_dead(connection.peer):
+            # Its last words came after the news of its death, and what they brought up is lost.
+            self.owner.died_before(connection.peer)
+        if self.on_peer_gone is not None:
             self.on_peer_gone(connection.peer)
 
     def _on_tick(self, now: float) -> float | None:

@@ -79,6 +79,8 @@ class Coroutines:
 
     def begin(self, peer: bytes, call: Any) -> None:
         """Take the first step of a call; in the loop's thread, when there is room."""
+        if call.returns == STREAMING:  # its consumer may have something to say meanwhile
+            self._execution.consumed.setdefault(call.id, 0)
         self.running += 1
         context = copy_context()
         task, step = self._loop.begin(self._run(peer, call), context)
@@ -121,17 +123,17 @@ class Coroutines:
 
     async def _stream(self, peer: bytes, call: Any, items: Any, start: float) -> None:
         """Send the items of a generator, async or plain, never far ahead of its consumer."""
-        execution, connections = self._execution, self._worker.runtime.connections
+        execution, reaches = self._execution, self._worker.runtime.reaches
         index = 0
         if not hasattr(items, "__aiter__"):
             items = _iterate(items)
         async for item in items:
             execution.send_item(peer, call, index, item)
             index += 1
-            while execution.is_ahead(call, index) and peer in connections:
+            while execution.is_ahead(call, index) and reaches(peer):
                 self._more.clear()
                 await self._more.wait()
-            if peer not in connections:
+            if not reaches(peer):
                 return  # nobody listens any more
         execution.end_stream(peer, call, index, start)
 
@@ -225,6 +227,7 @@ class MainLoop(Coroutines):
     def _turn(self, timeout: float | None) -> None:
         """Serve the sockets, for at most `timeout` while there is nothing to do; start calls."""
         reactor, worker = self._reactor, self._worker
+        worker.runtime.settle()  # as in the worker's own loop
         if timeout == 0 or self._has_work():
             reactor.poll()
         else:
@@ -274,6 +277,8 @@ class LoopGroup(Coroutines):
 
     def start(self, peer: bytes, call: Any) -> None:
         """Queue a call; from any thread, under the lock."""
+        if call.returns == STREAMING:  # its consumer may have something to say meanwhile
+            self._execution.consumed[call.id] = 0
         self._calls.append((peer, call))
         self._loop.call_soon_threadsafe(self._look)
 

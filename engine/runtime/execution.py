@@ -193,13 +193,14 @@ class Execution:
         runtime = self.runtime
         outer, runtime.running = runtime.running, call
         index = 0
+        self.consumed.setdefault(call.id, 0)
         try:
             for item in items:
                 self.send_item(peer, call, index, item)
                 index += 1
                 if self.is_ahead(call, index):
                     runtime.wait(partial(self._may_go_on, peer, call, index), None)
-                    if peer not in runtime.connections:
+                    if not runtime.reaches(peer):
                         break  # nobody listens any more
                 if self.is_cancelled(call):
                     break
@@ -218,7 +219,7 @@ class Execution:
             self.end_stream(peer, call, index, start)
 
     def _may_go_on(self, peer: bytes, call: Call | ActorCall, index: int) -> bool:
-        gone = peer not in self.runtime.connections
+        gone = not self.runtime.reaches(peer)
         return gone or not self.is_ahead(call, index) or self.is_cancelled(call)
 
     def is_cancelled(self, call: Call | ActorCall) -> bool:
@@ -278,6 +279,7 @@ class Execution:
     def cancelled(self, peer: bytes, call: Any, us: int = 0) -> None:
         """Answer a call that was cancelled; `us` -1: before it ran."""
         self.parts.pop(call.id, None)
+        self.consumed.pop(call.id, None)
         text = f"{self.title(call)} was cancelled"
         self.send(peer, DoneMany(call.id, [encode_failure("TaskCancelledError", text)], us))
 
@@ -347,6 +349,7 @@ class Execution:
         """Answer a call with an error."""
         us = int((perf_counter() - start) * 1e6)
         self.finished += 1
+        self.consumed.pop(call.id, None)
         self.send(peer, DoneMany(call.id, [self.error_value(error, self.title(call))], us))
 
     def error_value(self, error: BaseException, title: str) -> Value:
@@ -366,11 +369,13 @@ class Execution:
             objects = runtime.owner.objects
             if objects.unsettled:
                 waiting = objects.unsettled_except(peer)
-                if waiting and objects.after_settled(waiting, peer, message):
+                if objects.after_settled(waiting, peer, message, in_order=True):
                     return
             connection = runtime.connections.get(peer)
             if connection is not None:  # the caller may be dead: nobody wants the answer then
                 runtime.reactor.send(connection, message, False)
+            elif peer == runtime.id:  # an actor has called itself
+                runtime.send(peer, message)
 
     def on_settled(self, call_id: bytes) -> None:
         """The caller holds the references that a result contained."""

@@ -271,9 +271,13 @@ class Node:
         self._gone(process)
 
     def _gone(self, process: bytes) -> None:
-        record = self._processes.pop(process, None)
+        record = self._processes.get(process)
         if record is None:
             return
+        if record.connection is not None and record.kind == "worker":
+            # What it still managed to say comes before its death, while everybody knows it.
+            self.reactor.drain_and_remove(record.connection)
+        del self._processes[process]
         if record.kind == "driver":
             self.stopping = self.stopping or "its driver died"
             return
@@ -285,9 +289,6 @@ class Node:
                 self._successor = b""
             return
         running = record.notebook.close() if record.notebook is not None else b""
-        if record.connection is not None:
-            # What it still managed to say comes before its death.
-            self.reactor.drain_and_remove(record.connection)
         now = perf_counter()
         died = WorkerDied(process, record.pid, record.expected or cause, running)
         worker = self.machine.on_died(process, now)
@@ -298,6 +299,7 @@ class Node:
             del self._dead[next(iter(self._dead))]
         for peer in record.peers:
             self.send(peer, died)
+            self.send(peer, Peer(process, record.pid, False))  # it may have asked for a new line
         self.send(self.driver, died)
         self.head.on_process_died(process, record.pid, record.expected or cause, record.peers)
         self.store.on_died(process)

@@ -283,9 +283,9 @@ class Replay:
         """The actor as it was at its last checkpoint; the calls since then will be replayed."""
         saved, numbers, logs, calls, form, state = read_checkpoint(message, fd)
         runtime = self._runtime
+        self.ledger.restore(saved)
         runtime.owner.callers.restore(numbers, logs)
         restore_calls(runtime, calls)
-        self.ledger.restore(saved)
         assert self.checkpoints is not None
         self.checkpoints.number = message.checkpoint.number
         patience = runtime.config.replay_patience_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ class Requests:
         self._replies: dict[int, Any] = {}
         # Requests whose reply becomes an object: its id, and the value if not the reply itself.
         self._promised: dict[int, tuple[bytes, Any]] = {}
+        self._abandoned: dict[int, str] = {}  # requests whose answer nobody waits for any more
 
     def request(self, what: str, timeout: float | None = None, **args: Any) -> Any:
         """Ask and wait: a Reply, or for a segment (number, descriptor, size).
@@ -40,12 +42,17 @@ class Requests:
             number = self._number
             runtime.send(runtime.node, Request(number, what, args))
             runtime.reactor.flush()
-        runtime.reactor.wait_until(
-            lambda: number in replies or not runtime.node_alive,
-            None if timeout is None else perf_counter() + timeout,
-        )
+        try:
+            runtime.reactor.wait_until(
+                lambda: number in replies or not runtime.node_alive,
+                None if timeout is None else perf_counter() + timeout,
+            )
+        except BaseException:  # the call that asks was cancelled: nobody will take the answer
+            self._abandon(number, what)
+            raise
         if number in replies:
             return replies.pop(number)
+        self._abandon(number, what)
         if not runtime.node_alive:
             raise exceptions.NodeDiedError(f"the node died before it answered {what!r}")
         raise exceptions.GetTimeoutError(f"the node did not answer {what!r} within {timeout} s")
@@ -70,16 +77,43 @@ class Requests:
             runtime.reactor.flush()
         return ObjectRef(object_id)
 
+    def _abandon(self, number: int, what: str) -> None:
+        """Nobody takes the answer to a request, when it comes or if it has just come."""
+        with self._runtime.lock:
+            answer = self._replies.pop(number, None)
+            if answer is None:
+                self._abandoned[number] = what
+            else:
+                self._give_up(what, answer)
+
+    def _give_up(self, what: str, answer: Any) -> None:
+        if isinstance(answer, Reply):
+            return
+        segment, fd, _size = answer
+        os.close(fd)
+        if what == "segment":  # it was leased to this process, which will never use it
+            self._number += 1
+            self._abandoned[self._number] = "give_up"
+            request = Request(self._number, "give_up", {"segments": [segment]})
+            self._runtime.send(self._runtime.node, request)
+
+    def _on_answer(self, number: int, answer: Any) -> None:
+        what = self._abandoned.pop(number, None)
+        if what is None:
+            self._replies[number] = answer
+        else:
+            self._give_up(what, answer)
+
     def on_attach(self, message: Attach, fd: int) -> None:
         """A segment has come. Under the lock, like `on_reply`."""
-        self._replies[message.number] = (message.segment, fd, message.size)
+        self._on_answer(message.number, (message.segment, fd, message.size))
 
     def on_reply(self, message: Reply) -> None:
         """An answer has come."""
         promised = self._promised.pop(message.number, None)
         objects = self._runtime.owner.objects
         if promised is None:
-            self._replies[message.number] = message
+            self._on_answer(message.number, message)
         elif message.error:
             objects.resolve(promised[0], encode_failure(message.result["kind"], message.error))
         else:

@@ -7,6 +7,7 @@ from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from engine.core.values import STREAMING
 from engine.runtime.cancelling import drop
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class ThreadedCalls:
 
     def start(self, peer: bytes, call: Any) -> None:
         """Have a call run by a thread of the actor."""
+        if call.returns == STREAMING:  # its consumer may have something to say before it begins
+            self._execution.consumed[call.id] = 0
         self._calls.append((peer, call))
         with self._reactor.lock:
             if not self._active:
@@ -91,6 +94,7 @@ class ThreadedCalls:
     def _serve(self) -> None:
         calls, run, reactor = self._calls, self._execution.run, self._reactor
         running, cancelled = self._running, self._execution.runtime.cancelled
+        settle = self._execution.runtime.settle
         while True:
             while True:
                 try:
@@ -103,6 +107,7 @@ class ThreadedCalls:
                 running.discard(call.id)
                 if cancelled:
                     cancelled.discard(call.id)
+            settle()  # as in the worker's own loop
             with reactor.lock:
                 reactor.flush()
                 if calls:

@@ -112,7 +112,7 @@ class Worker:
         elif kind is Cancel:
             self.cancelling.on_cancel(message)
         elif kind is Consumed:
-            self.execution.consumed[message.id] = message.count
+            self._on_consumed(message)
             if self.concurrent is not None:
                 self.concurrent.on_consumed()
         elif kind is Settled:
@@ -141,6 +141,17 @@ class Worker:
             pools.start(peer, call)  # its own loop takes it, also while the main one is blocked
         else:
             self.queue.append((peer, call))
+
+    def _on_consumed(self, message: Consumed) -> None:
+        if message.id in self.execution.consumed:
+            self.execution.consumed[message.id] = message.count
+            return
+        calls = [call for _, call in self.queue]
+        if self.running is not None:
+            calls.append(self.running[1])
+        for call in calls:  # else the generator has ended: there is nothing to tell it
+            if getattr(call, "id", None) == message.id and call.details is not None:
+                call.details.window = 0  # it has yet to yield: its consumer waits for the end only
 
     def _give_back(self, peer: bytes, count: int) -> None:
         ids, kept = [], []
@@ -200,6 +211,8 @@ class Worker:
                     with reactor.lock:
                         reactor.flush()
                 continue
+            # What a call that failed has held dies with its error, after the answer was sent.
+            self.runtime.settle()
             channel = self.channel
             if channel is not None and channel.step():
                 continue

@@ -403,3 +403,31 @@ def test_a_handle_pickled_by_hand_is_refused(cluster: Any) -> None:
     counter = Counter.remote()
     with pytest.raises(exceptions.OutOfBandObjectRefSerializationException, match=r"engine\.put"):
         pickle.dumps(counter)
+
+
+def test_an_actor_may_call_itself_and_hand_the_result_out(cluster: Any) -> None:
+    """There is no line from a process to itself; its answers reach it all the same."""
+
+    @cluster.remote
+    class Caller:
+        def one(self) -> int:
+            return 1
+
+        def items(self) -> Any:
+            yield from range(3)
+
+        def again(self, me: Any) -> list[Any]:
+            return [me.one.remote()]
+
+        def stream(self, me: Any) -> None:
+            self.mine = me.items.options(num_returns="streaming").remote()
+
+        def taken(self) -> list[int]:
+            return [cluster.get(ref) for ref in self.mine]
+
+    caller = Caller.remote()
+    (inner,) = cluster.get(caller.again.remote(caller), timeout=SECONDS)
+    assert cluster.get(inner, timeout=SECONDS) == 1
+    cluster.get(caller.stream.remote(caller), timeout=SECONDS)
+    cluster.get(caller.one.remote(), timeout=SECONDS)  # its call to itself is in its queue now
+    assert cluster.get(caller.taken.remote(), timeout=SECONDS) == [0, 1, 2]

@@ -329,3 +329,18 @@ def test_a_generator_task_is_cancelled_when_its_handle_is_gone_before_it_began(
 
     assert cluster.get(after.remote(), timeout=SECONDS) == 1
     assert not mark.exists()
+
+
+def test_whoever_waits_for_the_end_of_one_that_has_yet_to_begin_gets_it(cluster: Any) -> None:
+    @cluster.remote(_generator_backpressure_num_objects=1)
+    def numbers(first: int) -> Any:
+        yield from range(first, 10)
+
+    @cluster.remote
+    def late() -> int:
+        time.sleep(0.05)
+        return 0
+
+    items = numbers.remote(late.remote())
+    assert cluster.get(items.completed(), timeout=SECONDS) == 10
+    assert [cluster.get(ref) for ref in items] == list(range(10))

@@ -96,6 +96,42 @@ def test_a_lookup_of_an_actor_whose_creator_died_before_creating_it_is_answered(
     assert edge.told(OTHER) == ["dead"]
 
 
+@pytest.mark.parametrize("how", ["end", "kill"])
+def test_an_actor_that_ends_before_its_creation_has_come_never_lives(
+    head: HeadMachine, edge: _Edge, how: str
+) -> None:
+    """Its last handle went while the constructor's arguments were pending, or a third process was
+    faster: whoever has asked hears of it, and whoever creates it after all."""
+    head.on_lookup(OTHER, ACTOR)
+    head.reserve("n", "x", ACTOR, {})
+    if how == "end":
+        head.end(ACTOR, "its last handle is gone")
+    else:
+        head.kill(ACTOR, True, "was killed")
+    assert edge.told(OTHER) == ["dead"]
+    head.on_lookup(WORKER, ACTOR)
+    create(head, name="x", namespace="n")
+    assert edge.told(WORKER) == edge.told(CREATOR) == ["dead"]
+    assert not edge.placing
+    assert head.reserve("n", "x", OTHER + bytes(8), {}) == OTHER + bytes(8)
+
+
+def test_watchers_are_told_in_the_order_in_which_they_asked(
+    head: HeadMachine, edge: _Edge
+) -> None:
+    """The same messages make the same effects in any process, whatever its hash seed."""
+    others = [b"other%03d" % number for number in range(20)]
+    for one in others[:10]:
+        head.on_lookup(one, ACTOR)
+    create(head)
+    for one in others[10:]:
+        head.on_lookup(one, ACTOR)
+    head.on_placed(ACTOR, WORKER, 7)
+    head.on_reported(WORKER, ActorChanged(ACTOR, "alive", WORKER))
+    told = [process for process, message in edge.sent if isinstance(message, ActorChanged)]
+    assert told == [CREATOR, *others]
+
+
 def test_restarts_are_counted(head: HeadMachine, edge: _Edge) -> None:
     alive(head, max_restarts=1)
     head.on_process_died(WORKER, 7, "SIGKILL")

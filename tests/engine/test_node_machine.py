@@ -9,6 +9,7 @@ import pytest
 
 from engine.config import Config
 from engine.core.control import LeaseGrant, LeaseReclaim, LeaseRequest
+from engine.core.groups import Group
 from engine.core.node import NodeMachine
 
 
@@ -18,6 +19,7 @@ class _Edge:
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, Any]] = []
         self.started = 0
+        self.killed: list[bytes] = []
         self.placements: list[tuple[bytes, bytes]] = []
 
     def send(self, process: bytes, message: Any) -> None:
@@ -28,6 +30,15 @@ class _Edge:
 
     def start_worker(self, environment: bytes) -> None:
         self.started += 1
+
+    def group_placed(self, group: bytes) -> None:
+        pass
+
+    def group_removed(self, group: bytes) -> None:
+        pass
+
+    def kill(self, process: bytes, cause: str) -> None:
+        self.killed.append(process)
 
     def placed(self, actor: bytes, worker: bytes) -> None:
         self.placements.append((actor, worker))
@@ -96,6 +107,33 @@ def test_a_withdrawn_wish_is_forgotten() -> None:
     machine.on_worker_ready(b"worker-1", 1, 0.0)
     assert not edge.take(LeaseGrant)
     assert not machine.waiting()
+
+
+def test_a_worker_is_never_leased_to_itself() -> None:
+    """It has no line to itself: it would send itself tasks and wait for their answers."""
+    machine, edge = _machine(2, 1)
+    _ask(machine, b"worker00", 1)
+    assert not edge.take(LeaseGrant)
+    assert edge.started == 1
+    _ask(machine, b"other", 1)
+    assert [(owner, one.worker) for owner, one in edge.take(LeaseGrant)] == [
+        (b"other", b"worker00")
+    ], "it is there for others meanwhile"
+
+
+def test_a_worker_killed_with_its_placement_group_is_not_leased_again() -> None:
+    """Its owner may give it back before its death is known."""
+    machine, edge = _machine(2, 1)
+    assert machine.want_group(Group(b"group", b"one", [{"CPU": 1.0}]), 0.0) is None
+    machine.on_lease_request(b"one", LeaseRequest(b"s", {"CPU": 1.0}, 1, b"group"), 0.0)
+    ((_, grant),) = edge.take(LeaseGrant)
+    machine.remove_group(b"group", 0.0)
+    assert edge.killed == [grant.worker]
+    machine.on_lease_return(grant.worker, 0.0)
+    _ask(machine, b"two", 1)
+    assert not edge.take(LeaseGrant)
+    machine.on_died(grant.worker, 0.0)
+    assert machine.pool.free == machine.pool.total
 
 
 def test_a_blocked_worker_lends_its_resources_out() -> None:

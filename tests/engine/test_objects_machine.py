@@ -246,6 +246,19 @@ def test_the_death_of_the_last_borrower_frees() -> None:
     assert not table.entries
 
 
+def test_an_answer_does_not_overtake_one_that_waits_for_a_registration() -> None:
+    """A generator's end before its last item would be the end of that item."""
+    table, sent, _freed = _table()
+    inner, peer = b"third---" + bytes(8), b"other---"
+    table.hold(inner)
+    assert table.after_settled([inner], peer, "item", in_order=True)
+    table.release(inner)
+    assert table.after_settled([], peer, "end", in_order=True)
+    assert not table.after_settled([], b"fourth--", "end", in_order=True)
+    table.on_borrow_ack(BorrowAck(inner, True))
+    assert [message for to, message in sent if to == peer] == ["item", "end"]
+
+
 def test_dropping_a_borrowed_container_waits_for_its_contents_to_be_registered() -> None:
     table, sent, _freed = _table()
     container, inner = b"other---" + bytes(8), b"third---" + bytes(8)

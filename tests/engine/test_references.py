@@ -244,3 +244,22 @@ def test_nothing_is_held_after_everything_was_dropped(cluster: Any) -> None:
         return set(home().owner.objects.counts()) <= before
 
     eventually(left, what="objects held")
+
+
+def test_a_task_that_fails_lets_go_of_what_it_was_lent(cluster: Any) -> None:
+    """What its frames have held dies with the error, after the answer has left."""
+
+    @cluster.remote
+    def f(box: list[Any]) -> None:
+        raise KeyError(cluster.get(box[0]))
+
+    ref = cluster.put(1)
+    with pytest.raises(KeyError):
+        cluster.get(f.remote([ref]), timeout=SECONDS)
+    entry = home().owner.objects.entries[ref.binary()]
+
+    def let_go() -> bool:
+        home().reactor.poll()
+        return not entry.borrowers
+
+    eventually(let_go, what="the worker let go")

@@ -255,6 +255,32 @@ def test_cancel_while_it_runs(cluster: Any, tmp_path: Path, busy: bool) -> None:
         cluster.get(ref, timeout=CANCEL_SECONDS)
 
 
+def test_cancel_reaches_a_task_that_has_meanwhile_come_to_wait(
+    cluster: Any, tmp_path: Path
+) -> None:
+    """The signal finds it inside the engine's own code, and later ones find it waiting there."""
+    started = tmp_path / "started"
+
+    @cluster.remote
+    def never() -> None:
+        time.sleep(600)
+
+    @cluster.remote
+    def waits(path: str, box: list[Any]) -> None:
+        numbers = list(range(4_000_000))
+        open(path, "w").close()
+        cluster.put(numbers)  # pickled within one call of the engine, which no signal interrupts
+        cluster.get(box[0])
+
+    blocker = never.remote()
+    ref = waits.remote(str(started), [blocker])
+    eventually(started.exists)
+    cluster.cancel(ref)
+    with pytest.raises(exceptions.TaskCancelledError):
+        cluster.get(ref, timeout=CANCEL_SECONDS)
+    cluster.cancel(blocker, force=True)
+
+
 def test_forced_cancel_ends_the_worker(cluster: Any, tmp_path: Path) -> None:
     started = tmp_path / "started"
 

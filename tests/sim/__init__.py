@@ -1,0 +1,22 @@
+"""The deterministic simulator: real machines of `engine.core`, virtual time, drawn faults.
+
+`python -m tests.sim --seeds 1000 --first 0` (or `make sim`) runs seeds; one seed is one world.
+
+===================  =========================================================================
+`clock`              virtual time: a heap of what happens when
+`network`, `member`  lines between two processes: ordered, delayed, stalled, broken by deaths
+`references`         what `ObjectRef`, handles and the codec are to a process
+`memory`             segments and blocks, and whoever reads one that is gone
+`process`, `user`    the edge of a driver or worker (as `runtime.client`), and the public verbs
+`worker`             queue, execution and answers (as `runtime.worker`, `runtime.execution`)
+`node`               the edge of the node (as `runtime.node`, `runtime.services`)
+`tasks`, `actors`    user code whose results are known beforehand, and its oracles
+`workload`           the driver's program, drawn as it runs
+`faults`             which faults a seed has and how strong; who dies where
+`world`              all of it, and one run: faults, healing, liveness, census of what is left
+`checks`, `marks`    what must hold at the end; what a long run must have hit
+===================  =========================================================================
+
+Everything that decides by chance asks the world's one `Random`, and nothing iterates over a set of
+bytes, so a seed is a run: same messages at the same times in the same order, in any process.
+"""

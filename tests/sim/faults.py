@@ -1,0 +1,148 @@
+"""Which faults a seed has, how strong they are, and when they end.
+
+Swarm testing: each seed first draws which kinds are on at all. Faults happen until `until`; then
+the world heals: nothing is killed, stopped or stalled any more, and everything has to finish.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+__all__ = ["KINDS", "Faults"]
+
+# Kind -> what it does.
+KINDS = {
+    "kills": "SIGKILL of a worker at any time",
+    "points": "SIGKILL of a worker at named points of its code",
+    "stops": "SIGSTOP of any process for a while",
+    "stalls": "a frame is held up for milliseconds",
+    "slow lines": "some lines are 100 times slower than others",
+    "splits": "what one process queued at once leaves in two frames",
+    "cuts": "the last frames of a dead process were never written",
+    "forks": "a worker dies before its first word",
+    "exits": "user code ends its process",
+    "raises": "user code raises, sometimes or always",
+    "cancels": "calls are cancelled",
+    "actor kills": "engine.kill, with and without restart",
+    "little memory": "the object store is too small for all large values",
+    "node death": "the node dies, and every worker with it",
+}
+_DEADLY = {"kills", "points", "forks", "exits", "actor kills", "node death"}
+_SHARE = 0.45  # of seeds have a given kind on
+_RARE = {"node death": 0.04, "little memory": 0.25}
+
+
+class Faults:
+    """The faults of one world."""
+
+    def __init__(self, world: World, draw: Random) -> None:
+        self._world = world
+        self._draw = draw
+        # Some seeds have no fault: then no error is excused at all. In others nothing dies, so that
+        # it shows when something is freed too early.
+        calm = draw.choices((set(KINDS), _DEADLY, set()), (0.1, 0.25, 0.65))[0]
+        self.on = {
+            kind: draw.random() < _RARE.get(kind, _SHARE) and kind not in calm for kind in KINDS
+        }
+        self.until = draw.uniform(0.02, 0.4)
+        self._pause = draw.choice([0.002, 0.01, 0.05])  # mean seconds between two faults
+        self._point_rate = draw.choice([0.002, 0.01, 0.05])
+        self._stall_rate = draw.choice([0.005, 0.05])
+        self._stall_ms = draw.choice([1.0, 10.0, 60.0])
+        self._latency = draw.choice([5e-6, 20e-6, 200e-6])
+        self.deaths_left = draw.choice([1, 3, 10, 25])
+        self._timed = [kind for kind in ("kills", "stops", "node death") if self.on[kind]]
+
+    def active(self) -> bool:
+        """Whether faults still happen."""
+        return self._world.clock.now < self.until
+
+    def begin(self) -> None:
+        """Have timed faults happen from now on."""
+        if self._timed:
+            self._world.clock.after(self._draw.expovariate(1 / self._pause), self._strike)
+
+    def _strike(self) -> None:
+        if not self.active():
+            return
+        kind = self._draw.choice(self._timed)
+        if kind == "node death":
+            if self._draw.random() < 0.1:
+                self._world.mark("fault: node death")
+                self._world.node_dies()
+                return
+        elif kind == "stops":
+            self._stop()
+        else:
+            alive = self._world.workers()
+            if alive and self.deaths_left > 0:
+                self.deaths_left -= 1
+                self._world.mark("fault: kills")
+                self._world.end(self._draw.choice(alive), "was killed by SIGKILL")
+        self.begin()
+
+    def _stop(self) -> None:
+        world = self._world
+        member = self._draw.choice([*world.workers(), world.driver, world.node])
+        if member.alive and not member.frozen():
+            world.mark("fault: stops")
+            member.frozen_until = world.clock.now + self._draw.expovariate(1 / 0.01)
+            world.clock.at(member.frozen_until, member.thaw)
+
+    def at_point(self, process: Any, name: str) -> None:
+        """A named point of a worker's code: it may die here."""
+        if (
+            self.on["points"]
+            and self.deaths_left > 0
+            and process.kind == "worker"
+            and self.active()
+            and self._draw.random() < self._point_rate
+        ):
+            self.deaths_left -= 1
+            self._world.mark("fault: points")
+            self._world.mark("killed " + name)
+            self._world.die(process, "was killed by SIGKILL")
+
+    def dies_in_fork(self) -> bool:
+        """Whether a worker dies before it says hello."""
+        possible = self.on["forks"] and self.deaths_left > 0 and self.active()
+        if possible and self._draw.random() < 0.15:
+            self.deaths_left -= 1
+            self._world.mark("fault: forks")
+            return True
+        return False
+
+    # ------------------------------------------------------------------ lines
+
+    def latency(self) -> float:
+        """Of one direction of a line, in seconds."""
+        latency = self._draw.uniform(0.5, 2.0) * self._latency
+        if self.on["slow lines"] and self._draw.random() < 0.3:
+            self._world.mark("fault: slow lines")
+            latency *= 100
+        return latency
+
+    def delay(self) -> float:
+        """Of one frame, beyond its line's latency, in seconds."""
+        if self.on["stalls"] and self._draw.random() < self._stall_rate and self.active():
+            self._world.mark("fault: stalls")
+            return self._draw.random() * self._stall_ms * 1e-3
+        return self._draw.random() * self._latency
+
+    def split(self, count: int) -> int:
+        """After how many of `count` messages a frame ends early; 0 for not."""
+        if count > 1 and self.on["splits"] and self._draw.random() < 0.4:
+            self._world.mark("fault: splits")
+            return self._draw.randrange(1, count)
+        return 0
+
+    def cut(self, count: int) -> int:
+        """How many of the last `count` frames of a dead process were never written."""
+        if count and self.on["cuts"] and self._draw.random() < 0.5:
+            self._world.mark("fault: cuts")
+            return self._draw.randrange(count + 1)
+        return 0

@@ -1,0 +1,59 @@
+"""What a long run must have hit: a simulator that never gets somewhere proves nothing about it.
+
+`World.mark` counts by name. Kinds of faults and of messages are listed where they are defined;
+here are the branches: of the protocols (as seen from outside of the machines) and of the edges.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from engine.core.messages import Message
+from tests.sim.faults import KINDS
+
+__all__ = ["missing", "required"]
+
+_BRANCHES = (
+    *("a block outlives its owner", "a generator waits for its consumer"),
+    *("a line to the dead is refused", "a reply waits for a registration", "a value"),
+    *("cancelled by force", "cancelled in the queue", "died before its hello"),
+    *("dropped the calls of a dead caller", "gave back", "had nothing to give back"),
+    *("heard of the dead again", "interrupted", "interrupted where it came to wait"),
+    *("killed with its owner", "nobody takes the answer to a request", "retired"),
+    *("stayed for what it owns", "the last words of a dead process", "waited for admission"),
+)
+_POINTS = (
+    *("after the reply", "an item sent", "arguments read", "before reading"),
+    *("before the reply leaves", "in a constructor", "while blocked", "while running"),
+)
+_ERRORS = (
+    *("ActorDiedError", "ActorUnavailableError", "NodeDiedError", "ObjectStoreFullError"),
+    *("OwnerDiedError", "SerializationError", "TaskCancelledError", "TaskPlacementGroupRemoved"),
+    *("UserError", "WorkerCrashedError"),
+)
+# Requests and answers that were lost with one of their ends, each way.
+_LOST = ("AddBorrower", "BorrowAck", "Call", "Connect", "Done", "DoneMany", "DropBorrower", "Fetch")
+# Messages of what the simulator does not have: zygotes, logs, topologies, replayed actors.
+_ABSENT = {
+    *("ChannelFrame", "Checkpoint", "CheckpointKept", "Covered", "Fork", "Forked", "Holding"),
+    *("Keep", "KillWorker", "Log", "Order", "Preload", "Preloaded", "ReplayAsk", "ReplayOffer"),
+    *("Restore", "Stop"),
+}
+
+
+def required() -> list[str]:
+    """The names of all marks that a long run must hit."""
+    messages = (kind.__name__ for kind in Message.__args__)
+    return [
+        *(f"fault: {kind}" for kind in KINDS),
+        *(f"killed {point}" for point in _POINTS),
+        *(f"an error: {kind}" for kind in _ERRORS),
+        *(f"died with its sender: {kind}" for kind in _LOST),
+        *(f"message {kind}" for kind in messages if kind not in _ABSENT),
+        *_BRANCHES,
+    ]
+
+
+def missing(marks: Counter[str], times: int) -> dict[str, int]:
+    """The marks that were hit less often than `times`, and how often."""
+    return {name: marks[name] for name in required() if marks[name] < times}

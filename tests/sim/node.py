@@ -1,0 +1,369 @@
+"""The edge of the node: forks, deaths, lines, segments; around the four real machines.
+
+Mirrors `runtime.node` and `runtime.services`. The node looks at its sockets all the time; it is
+never killed by a drawn fault but by "the node dies", which ends a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from engine.core.control import (
+    ActorChanged,
+    Assigned,
+    Attach,
+    Blocked,
+    CensusReply,
+    Connect,
+    CreateActor,
+    Gathered,
+    Hello,
+    Kept,
+    KillActor,
+    LeaseRequest,
+    LeaseReturn,
+    LookupActor,
+    Peer,
+    Reply,
+    Request,
+    SegmentDropped,
+    SegmentsReturned,
+    Welcome,
+    WorkerDied,
+)
+from engine.core.gather import Gatherings
+from engine.core.groups import Group
+from engine.core.head import ActorRecord, HeadMachine
+from engine.core.messages import FreeBlock
+from engine.core.node import NodeMachine
+from engine.core.store import StoreMachine
+from tests.sim.member import Member, Violation
+from tests.sim.network import End
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+__all__ = ["Node"]
+
+
+class _Record:
+    """As `runtime.node._Process`."""
+
+    __slots__ = ("expected", "kind", "member", "peers", "pid")
+
+    def __init__(self, kind: str, pid: int) -> None:
+        self.kind = kind
+        self.pid = pid
+        self.member: Any = None  # the simulated process, to kill it and read its notebook
+        self.peers: dict[bytes, None] = {}
+        self.expected = ""
+
+
+class Node(Member):
+    """One node, with the head in it. Implements the edges of the machines."""
+
+    def __init__(self, world: World, process: bytes, resources: dict[str, float]) -> None:
+        super().__init__(world, process, 1)
+        self.config = world.config
+        self.machine = NodeMachine(resources, world.config, self)
+        self.head = HeadMachine(self)
+        self.store = StoreMachine(world.store_bytes, self)
+        self.gatherings = Gatherings(self.send)
+        self.segments: dict[int, int] = {}
+        self.records: dict[bytes, _Record] = {}
+        self.dead: dict[bytes, tuple[int, str]] = {}
+        self.waiting_groups: dict[bytes, list[tuple[bytes, int]]] = {}
+        self.driver = b""
+        self._next_look = 0.0
+        now = world.clock
+        self._handlers: dict[type, Callable[[bytes, Any], None]] = {
+            Hello: self._on_hello,
+            LeaseRequest: lambda peer, m: self.machine.on_lease_request(peer, m, now.now),
+            LeaseReturn: lambda peer, m: self.machine.on_lease_return(m.worker, now.now),
+            Blocked: lambda peer, m: self.machine.on_blocked(peer, m.blocked, now.now),
+            Connect: lambda peer, m: self.connect(peer, m.process),
+            CreateActor: self.head.on_create,
+            ActorChanged: self.head.on_reported,
+            LookupActor: lambda peer, m: self.head.on_lookup(peer, m.id),
+            KillActor: self._on_kill_actor,
+            Request: self._on_request,
+            FreeBlock: lambda peer, m: self.store.on_free(m.block),
+            SegmentsReturned: lambda peer, m: self.store.on_returned(peer, m.segments),
+            CensusReply: self.store.on_census,
+            Gathered: self.gatherings.on_gathered,
+            Kept: lambda peer, m: self.machine.on_kept(peer, now.now),
+        }
+
+    # ------------------------------------------------------------------ processes
+
+    def adopt(self, member: Member, kind: str, pid: int) -> None:
+        """A process of this node, whose line exists already."""
+        record = self.records[member.id] = _Record(kind, pid)
+        record.member = member
+        if kind == "driver":
+            self.driver = member.id
+        self.open(self.world.network.ends[self.id, member.id])
+
+    def start_worker(self, environment: bytes) -> None:
+        """As `Node.start_worker`."""
+        process = self.world.draw.randbytes(8)
+        self.records[process] = _Record("worker", 0)
+        self.world.fork(process)
+
+    def forked(self, process: bytes, member: Any) -> None:
+        """As `Node._on_forked`: the zygote says which pid it is."""
+        record = self.records[process]
+        record.pid, record.member = member.pid, member
+
+    def gone(self, process: bytes, cause: str) -> None:
+        """As `Node._gone`: the kernel reports an exit."""
+        if not self.alive:
+            return
+        end = self.connections.get(process)
+        if end is not None:
+            self.world.network.hurry(end.other)
+            messages = self.world.network.read(end)
+            if messages:
+                self.world.mark("the last words of a dead process")
+                self.on_messages(end, messages)
+            end.closed = True
+            self.on_closed(end)
+        record = self.records.pop(process)
+        running = record.member.notebook
+        now = self.world.clock.now
+        died = WorkerDied(process, record.pid, record.expected or cause, running)
+        if self.machine.on_died(process, now) is None:
+            self.world.mark("died before its hello")
+            self.machine.on_start_failed(now, b"", cause)
+        self.dead[process] = (record.pid, died.cause)
+        for peer in record.peers:
+            self.send(peer, died)
+            self.send(peer, Peer(process, record.pid, False))
+        self.send(self.driver, died)
+        self.head.on_process_died(process, record.pid, died.cause, record.peers)
+        self.store.on_died(process)
+        self.gatherings.on_died(process)
+        for orphan in list(self.machine.workers.values()):
+            if orphan.owner == process and orphan.use == "lease":
+                self.world.mark("killed with its owner")
+                self.kill(orphan.process, f"its owner (pid {record.pid}) {cause}")
+        self._after_turn()
+
+    def kill(self, process: bytes, cause: str) -> None:
+        """As `Node.kill`."""
+        record = self.records.get(process)
+        if record is not None and record.kind != "driver" and record.pid:
+            record.expected = cause
+            if record.member.alive:
+                self.world.end(record.member, cause)
+
+    # ------------------------------------------------------------------ messages
+
+    def send(self, process: bytes, message: Any) -> None:
+        """As `Node.send`."""
+        end = self.connections.get(process)
+        if end is not None and not end.closed:
+            self.post(end, message)
+
+    def connect(self, one: bytes, other: bytes) -> None:
+        """As `Node.connect`."""
+        first, second = self.records.get(one), self.records.get(other)
+        if first is None:
+            return
+        if second is None:
+            pid, cause = self.dead.get(other, (0, "is gone"))
+            self.world.mark("a line to the dead is refused")
+            self.send(one, WorkerDied(other, pid, cause))
+            self.send(one, Peer(other, pid, False))
+            return
+        if other in first.peers or one == other:
+            return
+        first.peers[other] = None
+        second.peers[one] = None
+        self.world.network.line(first.member, second.member)
+        self.send(one, Peer(other, second.pid))
+        self.send(other, Peer(one, first.pid))
+
+    def poke(self) -> None:
+        """One turn: the node always looks."""
+        if self.frozen():
+            return
+        self.serve()
+        self._after_turn()
+
+    def _after_turn(self) -> None:
+        if not self._next_look:
+            self._look_at(self.world.clock.now + self.config.lease_quantum_seconds)
+        self.flush()
+
+    def on_messages(self, end: End, messages: list[Any]) -> None:
+        """As `Node._on_messages`."""
+        for message in messages:
+            handler = self._handlers.get(type(message))
+            if handler is None:
+                raise Violation(f"the node cannot handle {message!r}")
+            handler(end.peer, message)
+
+    def on_closed(self, end: End) -> None:
+        """As `Node._on_closed`: its exit follows."""
+        self.connections.pop(end.peer, None)
+        self.dirty.pop(end, None)
+
+    def thaw(self) -> None:
+        """Go on after a stop."""
+        if self.alive and not self.frozen() and self.noted:
+            self.poke()
+
+    def _on_hello(self, peer: bytes, message: Hello) -> None:
+        record = self.records[peer]
+        self.send(peer, Welcome(self.id, {}))
+        if record.kind == "worker":
+            record.pid = message.pid
+            self.machine.on_worker_ready(peer, message.pid, self.world.clock.now)
+
+    def _on_kill_actor(self, peer: bytes, message: KillActor) -> None:
+        if message.graceful:
+            self.head.end(message.id, message.cause)
+        else:
+            self.head.kill(message.id, message.no_restart, message.cause)
+
+    def reply(self, peer: bytes, number: int, result: Any, error: str = "") -> None:
+        """Answer a request."""
+        self.send(peer, Reply(number, result, error))
+
+    # ------------------------------------------------------------------ time
+
+    def _look_at(self, when: float | None) -> None:
+        if when is not None and (not self._next_look or when < self._next_look):
+            self._next_look = when
+            self.world.clock.at(max(when, self.world.clock.now), self._look, when)
+
+    def _look(self, when: float) -> None:
+        if not self.alive or when != self._next_look:
+            return
+        if self.frozen():
+            self.world.clock.at(self.frozen_until, self._look, when)
+            return
+        now = self.world.clock.now
+        looks = [self.machine.tick(now), self.store.tick(now), self.gatherings.tick(now)]
+        self._next_look = 0.0
+        self._look_at(min((look for look in looks if look is not None), default=None))
+        self.flush()
+
+    # ------------------------------------------------------------------ head's edge
+
+    def place(self, record: ActorRecord) -> None:
+        """As `Node.place`."""
+        options = record.create.options
+        resources, now = options.get("resources", {}), self.world.clock.now
+        self.machine.want_actor(record.create.id, resources, b"", -1, now)
+
+    def unplace(self, record: ActorRecord) -> None:
+        """As `Node.unplace`."""
+        self.machine.drop_actor_demand(record.create.id)
+
+    def placed(self, actor: bytes, worker: bytes) -> None:
+        """As `Node.placed`."""
+        facts = self.head.actors[actor].create.options
+        self.send(worker, Assigned(facts["resources"], []))
+        if not self.head.on_placed(actor, worker, self.records[worker].pid):
+            self.kill(worker, "its actor was ended before it started")
+
+    def unplaceable(self, actor: bytes, kind: str, text: str) -> None:
+        """As `Node.unplaceable`."""
+        self.head.fail(actor, kind, text)
+
+    def group_placed(self, group: bytes) -> None:
+        """As `Node.group_placed`."""
+        self._settle_group(group)
+
+    def group_removed(self, group: bytes) -> None:
+        """As `Node.group_removed`."""
+        self._settle_group(group)
+
+    def _settle_group(self, group: bytes) -> None:
+        """As `GroupServices.settle`."""
+        found = self.machine.groups.all.get(group)
+        if found is not None and not found.pools:
+            return
+        kind = "" if found is not None else "TaskPlacementGroupRemoved"
+        for peer, number in self.waiting_groups.pop(group, ()):
+            self.reply(peer, number, {"kind": kind} if kind else True, kind and "was removed")
+
+    # ------------------------------------------------------------------ store's edge
+
+    def members(self) -> list[bytes]:
+        """As `Node.members`."""
+        return [
+            one
+            for one, record in self.records.items()
+            if record.kind == "driver" or one in self.machine.workers
+        ]
+
+    def create_segment(self, segment: int, size: int) -> None:
+        """Make the memory of a segment."""
+        self.segments[segment] = size
+
+    def drop_segment(self, segment: int) -> None:
+        """As `Node.drop_segment`."""
+        del self.segments[segment]
+        for process in self.members():
+            self.send(process, SegmentDropped([segment]))
+
+    def attach(self, process: bytes, number: int, segment: int, size: int) -> None:
+        """As `Node.attach`."""
+        assert segment in self.segments, "a segment is handed out that is gone"
+        self.send(process, Attach(number, segment, size))
+
+    def refuse(self, process: bytes, number: int, text: str) -> None:
+        """As `Node.refuse`."""
+        self.world.mark("fault: little memory")
+        self.reply(process, number, {"kind": "ObjectStoreFullError"}, text)
+
+    # ------------------------------------------------------------------ services
+
+    def _on_request(self, peer: bytes, message: Request) -> None:
+        """As `Services.on_request`."""
+        getattr(self, "_serve_" + message.what)(peer, message.number, **message.args)
+
+    def _serve_segment(self, peer: bytes, number: int, size: int) -> None:
+        now = self.world.clock.now
+        self.store.on_request(peer, number, size, now)
+        self._look_at(self.store.tick(now))
+
+    def _serve_give_up(self, peer: bytes, number: int, segments: list[int]) -> None:
+        self.store.on_returned(peer, segments)
+        self.reply(peer, number, None)
+
+    def _serve_map(self, peer: bytes, number: int, segment: int) -> None:
+        size = self.store.size(segment)
+        if size:
+            self.attach(peer, number, segment, size)
+        else:
+            text = f"segment {segment} is gone, and the object in it with it"
+            self.reply(peer, number, {"kind": "ObjectLostError"}, text)
+
+    def _serve_create_group(
+        self, peer: bytes, number: int, group: bytes, bundles: list[dict[str, float]]
+    ) -> None:
+        now = self.world.clock.now
+        assert self.machine.want_group(Group(group, peer, bundles, since=now), now) is None
+        self.reply(peer, number, None)
+
+    def _serve_group_ready(self, peer: bytes, number: int, group: bytes) -> None:
+        self.waiting_groups.setdefault(group, []).append((peer, number))
+        self._settle_group(group)
+
+    def _serve_remove_group(self, peer: bytes, number: int, group: bytes) -> None:
+        self.machine.remove_group(group, self.world.clock.now)
+        self.reply(peer, number, None)
+
+    def _serve_gather(self, peer: bytes, number: int, about: str) -> None:
+        now = self.world.clock.now
+        others = [one for one in self.members() if one != peer]
+        self.gatherings.ask(about, others, now, lambda found: self.reply(peer, number, found))
+        self._look_at(self.gatherings.tick(now))
+
+    def _serve_resources(self, peer: bytes, number: int) -> None:
+        self.reply(peer, number, self.machine.pool.statistics())

@@ -1,0 +1,536 @@
+"""The edge of a process that submits work: around the real owner machine, in virtual time.
+
+Mirrors `runtime.client`, `runtime.waiting`, `runtime.requests` and what matters of
+`runtime.reactor`; names are the same, so that a change there finds its place here.
+
+User code is a generator on the process's one main thread. It yields a float (it computes so long
+and looks at no socket) or a pair (ready, deadline): it waits, and serves the sockets meanwhile.
+While it computes, the service thread looks at the sockets once it has been away for two ticks.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from engine.core.control import (
+    ActorChanged,
+    Attach,
+    Census,
+    CensusReply,
+    Connect,
+    Gather,
+    Gathered,
+    Peer,
+    ReleaseSegments,
+    Reply,
+    Request,
+    SegmentDropped,
+    SegmentsReturned,
+    Waiting,
+    WorkerDied,
+)
+from engine.core.dispatch import Task
+from engine.core.ids import IdSource
+from engine.core.messages import BorrowAck
+from engine.core.owner import Owner
+from engine.core.values import ERROR_USER, Block, Value, encode_failure
+from tests.sim.member import Killed, Member, Violation
+from tests.sim.memory import Arena
+from tests.sim.network import End
+from tests.sim.references import Handle, Ref, decoder_of
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+__all__ = ["Interrupted", "Process"]
+
+Steps = Generator[Any, Any, Any]
+
+
+class Interrupted(BaseException):
+    """KeyboardInterrupt: the call that runs was cancelled."""
+
+
+class Process(Member):
+    """A driver, or the part of a worker that is not about executing."""
+
+    kind = "driver"
+
+    def __init__(self, world: World, process: bytes, pid: int, node: bytes) -> None:
+        super().__init__(world, process, pid)
+        self.node = node
+        self.node_alive = True
+        self.config = world.config
+        self.ids = IdSource(process)
+        self.released: deque[bytes] = deque()
+        self.dropped_streams: deque[bytes] = deque()
+        self.escaped: dict[bytes, Any] = {}
+        self.decode = decoder_of(self)
+        self.arena = Arena(process, world.memory)
+        self.allocating = False
+        self.mapped: dict[int, None] = {}
+        self._freed: deque[Block] = deque()
+        self._connecting: dict[bytes, list[Any]] = {}
+        self._requests = 0
+        self.replies: dict[int, Any] = {}
+        self.promised: dict[int, bytes] = {}
+        self.abandoned: dict[int, str] = {}  # requests whose asker was interrupted
+        self.after_turn: deque[Callable[[], None]] = deque()
+        self.owner = Owner(
+            self.ids, node, world.config,
+            send=self.send,
+            free=self._freed.append,
+            make_refs=lambda ids: [self.adopt(one) for one in ids],
+            definition=world.definitions.__getitem__,
+            retry=self._retry_exception,
+        )  # fmt: skip
+        self.running: tuple[bytes, Any] | None = None  # the call whose code runs here
+        self.cancelled: dict[bytes, None] = {}  # calls that run and that nobody wants any more
+        self.cause = ""  # of its death
+        self.watched = False  # the node will hear of its death
+        self.main: Steps | None = None
+        self.result: Any = None
+        self._waiting: Callable[[], bool] | None = None
+        self._busy = False
+        self._serving = False
+        self._thrown = False  # the main thread is to be interrupted
+        self._alone = False  # the service thread serves
+        self._ticks_busy = 0
+        self._turn = 0  # numbers the yields of the main thread: later wake-ups are for nobody
+        self._phase = world.draw.random() * world.config.service_tick_seconds
+        self._tick_armed = False
+        self._next_look = 0.0
+        self._look_due = False
+
+    # ------------------------------------------------------------------ main thread
+
+    def start(self, main: Steps) -> None:
+        """Begin to run."""
+        self.main = main
+        self._resume(None)
+
+    def _resume(self, value: Any, error: type[BaseException] | None = None) -> None:
+        """Run the main thread until it computes, or waits for what is not there yet."""
+        self._waiting, self._busy, self._alone = None, False, False
+        self._turn += 1
+        main = self.main
+        assert main is not None
+        try:
+            while True:
+                self.main = None  # nobody may enter it while it runs
+                wish = main.throw(error) if error is not None else main.send(value)
+                error = None
+                if type(wish) is float:
+                    self.main = main
+                    self._compute(wish)
+                    return
+                self.main = main  # a turn may kill this process
+                value = self._wait_until(*wish)
+                if value is None:
+                    return
+                if self._thrown:
+                    self._thrown, error = False, Interrupted
+        except StopIteration as end:
+            self.result = end.value
+            self.on_main_ended()
+        except Killed:
+            del main  # unwound; references die with nobody told
+
+    def _compute(self, seconds: float) -> None:
+        clock = self.world.clock
+        self._busy, self._ticks_busy = True, 0
+        clock.after(seconds, self._computed, self._turn)
+        if clock.now + seconds > self._next_tick():
+            self.arm_tick()
+
+    def _computed(self, turn: int) -> None:
+        if not self.alive or turn != self._turn:
+            return
+        if self.frozen():
+            self.world.clock.at(self.frozen_until, self._computed, turn)
+            return
+        try:
+            self.world.faults.at_point(self, "while running")
+        except Killed:  # by the fault just drawn
+            return
+        self._resume(None)
+
+    def _wait_until(self, ready: Callable[[], bool], deadline: float | None) -> bool | None:
+        """As `Reactor.wait_until`. None when there is nothing to do but wait."""
+        clock = self.world.clock
+        while not ready():
+            self.flush()
+            if self.noted or self._look_due or self.after_turn:
+                self.serve()
+                if self._thrown:
+                    return False
+                continue
+            if deadline is not None and deadline <= clock.now:
+                return ready()
+            self._waiting = ready
+            if deadline is not None:
+                clock.at(deadline, self._deadline, self._turn)
+            return None
+        return True
+
+    def _deadline(self, turn: int) -> None:
+        if not self.alive or turn != self._turn or self._waiting is None:
+            return
+        if self.frozen():
+            self.world.clock.at(self.frozen_until, self._deadline, turn)
+            return
+        self._resume(self._waiting())
+
+    def poke(self) -> None:
+        """Take a turn at the sockets, if the main thread waits there or the service thread does."""
+        if self.frozen() or self._serving or (self._waiting is None and not self._alone):
+            return
+        self._serving = True
+        try:
+            self.serve()
+            while self.noted:  # a line was attached on which something had come already
+                self.serve()
+        except Killed:
+            return
+        finally:
+            self._serving = False
+        waiting = self._waiting
+        if self._thrown and waiting is not None:
+            self._thrown = False
+            self._resume(None, Interrupted)
+        elif waiting is not None and waiting():
+            self._resume(True)
+        else:
+            self.flush()
+
+    def serve(self) -> None:
+        """One turn."""
+        self.world.faults.at_point(self, "before reading")
+        super().serve()
+        if self._look_due:
+            self._look()
+        while self.after_turn:
+            self.after_turn.popleft()()
+
+    def interrupt(self) -> None:
+        """Raise Interrupted in the user's code, where it waits or while it computes."""
+        if self._busy:
+            self.world.clock.after(0.0, self._interrupt_busy, self._turn)
+        else:
+            self._thrown = True
+
+    def _interrupt_busy(self, turn: int) -> None:
+        if self.alive and self._busy and turn == self._turn and not self.frozen():
+            self._resume(None, Interrupted)
+
+    def forget(self) -> None:
+        """It is dead: what it held is nobody's business any more."""
+        self.owner.objects.entries.clear()
+        self.owner.streams.streams.clear()
+        self.released.clear()
+
+    def on_main_ended(self) -> None:
+        """The main thread has returned."""
+        raise AssertionError("a driver serves for ever")
+
+    def thaw(self) -> None:
+        """Go on after a stop."""
+        if self.alive and (self.noted or self._look_due or self.after_turn):
+            self.poke()
+
+    # ------------------------------------------------------------------ service thread
+
+    def _next_tick(self) -> float:
+        period = self.config.service_tick_seconds
+        passed = int((self.world.clock.now + self._phase) / period + 1e-6)
+        return (passed + 1) * period - self._phase
+
+    def arm_tick(self) -> None:
+        """See to it that the service thread looks at its next tick."""
+        if not self._tick_armed:
+            self._tick_armed = True
+            self.world.clock.at(self._next_tick(), self._tick)
+
+    def _tick(self) -> None:
+        self._tick_armed = False
+        if not self.alive:
+            return
+        if self.frozen():
+            self.arm_tick()
+            return
+        self.flush()
+        self.on_service_tick()
+        if self._busy:
+            self._ticks_busy += 1
+            if self._ticks_busy >= 2 and not self._alone:
+                self._alone = True
+                self.poke()
+        if self.alive and (self._busy or self.wants_tick()):
+            self.arm_tick()
+
+    def on_service_tick(self) -> None:
+        """What a worker does at each tick."""
+
+    def wants_tick(self) -> bool:
+        """Whether a worker has something to look after while its main thread waits."""
+        return False
+
+    def look_at_leases(self) -> None:
+        """As `Runtime._look_at_leases`."""
+        if not self._next_look:
+            self._look_at(self.world.clock.now + self.config.lease_idle_seconds)
+
+    def _look_at(self, when: float) -> None:
+        self._next_look = when
+        self.world.clock.at(when, self._look_now, when)
+
+    def _look_now(self, when: float) -> None:
+        if self.alive and self._next_look == when:
+            self._look_due = True
+            self.poke()
+
+    def _look(self) -> None:
+        """As `Runtime._on_tick`."""
+        self._look_due, self._next_look = False, 0.0
+        self.drain()
+        following = self.owner.tick(self.world.clock.now)
+        if following is not None:
+            self._look_at(following)
+
+    # ------------------------------------------------------------------ messages
+
+    def send(self, peer: bytes, message: Any) -> None:
+        """As `Runtime.send`."""
+        if not self.alive:
+            return
+        end = self.connections.get(peer)
+        if end is not None:
+            self.post(end, message)
+        elif peer == self.id:
+            self.after_turn.append(lambda: self._to_self(message))
+            self._kick()
+        elif self.owner.is_dead(peer):
+            self.world.mark("heard of the dead again")
+            self.after_turn.append(lambda: self._died_before(peer))
+            self._kick()
+        elif self.node_alive:
+            waiting = self._connecting.get(peer)
+            if waiting is None:
+                self._connecting[peer] = [message]
+                self.post(self.connections[self.node], Connect(peer))
+            else:
+                waiting.append(message)
+
+    def _died_before(self, peer: bytes) -> None:
+        self.owner.died_before(peer)
+        self.drain()
+
+    def _to_self(self, message: Any) -> None:
+        self._handle(self.id, message)
+        self.drain()
+
+    def _kick(self) -> None:
+        self.world.clock.after(0.0, self._kicked)
+
+    def _kicked(self) -> None:
+        if self.alive and self.after_turn:
+            self.poke()
+
+    def on_messages(self, end: End, messages: list[Any]) -> None:
+        """As `Runtime._on_messages`."""
+        at_node = end.peer == self.node
+        for message in messages:
+            if not (at_node and self._on_control(end, message)):
+                self._handle(end.peer, message)
+        self.drain()
+        if self.owner.dispatch.leases:
+            self.look_at_leases()
+
+    def _handle(self, peer: bytes, message: Any) -> None:
+        if type(message) is BorrowAck and not message.known and message.id in self.escaped:
+            self.world.on_freed_early(message.id)
+        if type(message) is WorkerDied:
+            self.world.on_told_of_death(self.owner, message.process)
+        if not self.owner.handle(peer, message, self.world.clock.now):
+            self.unclaimed(peer, message)
+
+    def unclaimed(self, peer: bytes, message: Any) -> None:
+        """A message that is none of the owner's business."""
+        raise Violation(f"a {self.kind} cannot handle {message!r}")
+
+    def _on_control(self, end: End, message: Any) -> bool:
+        kind = type(message)
+        if kind is Peer:
+            self._on_peer(message)
+        elif kind is Attach:
+            self._on_answer(message)
+        elif kind is Reply:
+            self._on_reply(message)
+        elif kind is SegmentDropped:
+            for segment in message.segments:
+                self.mapped.pop(segment, None)
+        elif kind is ReleaseSegments:
+            self.drain()
+            self.post(end, SegmentsReturned(self.give_up_segments()))
+        elif kind is Waiting:
+            self.world.mark("warned of a wait")
+        elif kind is Gather:
+            self.post(end, Gathered(message.number, [self.id.hex()]))
+        elif kind is Census:
+            blocks = self.owner.objects.blocks_in(set(message.segments))
+            self.post(end, CensusReply(message.segments, blocks))
+        else:
+            if kind is WorkerDied:
+                self._hear_out(message.process)
+            elif kind is ActorChanged and message.state != "alive":
+                client = self.owner.callers.actors.get(message.id)
+                self._hear_out(b"" if client is None else client.process)
+            return False
+        return True
+
+    def _hear_out(self, process: bytes) -> None:
+        end = self.connections.get(process)
+        if end is not None and end.other.closed:  # what it has written is here: it is dead
+            self.world.network.hurry(end.other)
+            self.on_messages(end, self.world.network.read(end))
+
+    def _on_peer(self, message: Peer) -> None:
+        waiting = self._connecting.pop(message.process, [])
+        if not message.alive:
+            return
+        end = self.world.network.ends[self.id, message.process]
+        self.open(end)
+        for queued in waiting:
+            self.post(end, queued)
+
+    def _on_reply(self, message: Reply) -> None:
+        promised = self.promised.pop(message.number, None)
+        if promised is None:
+            self._on_answer(message)
+        elif message.error:
+            failure = encode_failure(message.result["kind"], message.error)
+            self.owner.objects.resolve(promised, failure)
+        else:
+            self.owner.objects.resolve(promised, Value(b"\xc3"))
+
+    def _on_answer(self, message: Any) -> None:
+        what = self.abandoned.pop(message.number, None)
+        if what is None:
+            self.replies[message.number] = message
+        else:
+            self._give_up(what, message)
+
+    def on_closed(self, end: End) -> None:
+        """As `Runtime._on_closed`."""
+        if self.connections.get(end.peer) is end:
+            del self.connections[end.peer]
+        self.dirty.pop(end, None)
+        if end.peer == self.node:
+            self.node_alive = False
+            self.owner.node_died("is gone")
+            return
+        if self.owner.is_dead(end.peer):
+            self.owner.died_before(end.peer)
+        self.on_peer_gone(end.peer)
+
+    def on_peer_gone(self, peer: bytes) -> None:
+        """What a worker does when a caller's line closes."""
+
+    def drain(self) -> None:
+        """As `Runtime.drain`."""
+        while self.dropped_streams:
+            self.owner.drop_stream(self.dropped_streams.popleft())
+        while self.released:
+            self.owner.objects.release(self.released.popleft())
+
+    def request(self, what: str, **args: Any) -> Steps:
+        """As `Requests.request`: ask the node and wait; a Reply or an Attach."""
+        self.check_node()
+        self._requests += 1
+        number = self._requests
+        self.send(self.node, Request(number, what, args))
+        self.flush()
+        try:
+            yield (lambda: number in self.replies or not self.node_alive), None
+        except BaseException:  # the call that asks was cancelled
+            self._abandon(number, what)
+            raise
+        if number in self.replies:
+            return self.replies.pop(number)
+        raise self.failure("NodeDiedError", f"the node died before it answered {what!r}")
+
+    def _abandon(self, number: int, what: str) -> None:
+        """As `Requests._abandon`."""
+        self.world.mark("nobody takes the answer to a request")
+        answer = self.replies.pop(number, None)
+        if answer is None:
+            self.abandoned[number] = what
+        else:
+            self._give_up(what, answer)
+
+    def _give_up(self, what: str, answer: Any) -> None:
+        if what == "segment" and type(answer) is Attach:
+            self._requests += 1
+            self.abandoned[self._requests] = "give_up"
+            args = {"segments": [answer.segment]}
+            self.send(self.node, Request(self._requests, "give_up", args))
+
+    def promise(self, what: str, **args: Any) -> Ref:
+        """As `Requests.promise`."""
+        self.check_node()
+        object_id = self.ids.new()
+        self._requests += 1
+        self.promised[self._requests] = object_id
+        self.owner.objects.add(object_id)
+        self.send(self.node, Request(self._requests, what, args))
+        self.flush()
+        return Ref(self, object_id)
+
+    def check_node(self) -> None:
+        """As in `session.runtime`: every verb does."""
+        if not self.node_alive:
+            raise self.failure("NodeDiedError", "the node is dead")
+
+    def failure(self, kind: str, text: str) -> Exception:
+        """An error of the engine as user code sees it."""
+        raise AssertionError("of the subclass")
+
+    def _retry_exception(self, task: Task, value: Value) -> bool:
+        if task.retry_exceptions and task.retries != 0 and value.error == ERROR_USER:
+            self.world.on_raised(task.id)
+            return True
+        return False
+
+    # ------------------------------------------------------------------ references, memory
+
+    def adopt(self, object_id: bytes) -> Ref:
+        """As `engine.store.refs.adopt`."""
+        note = self.escaped.get(object_id)
+        ref = note() if note is not None else None
+        if ref is None:
+            self.owner.objects.hold(object_id)
+            ref = Ref(self, object_id)
+            ref.tracked = True
+            self.escaped[object_id] = weakref.ref(ref)
+        return ref
+
+    def adopt_handle(self, actor: bytes, name: str, retries: int) -> Handle:
+        """As `engine.actor._rebuild`."""
+        ref = self.adopt(actor)
+        client = self.owner.callers.client(actor, name, lookup=True)
+        return Handle(ref, client, retries)
+
+    def take_back(self) -> None:
+        """As `Values._take_back`."""
+        while self._freed:
+            self.arena.free(self._freed.popleft())
+
+    def give_up_segments(self) -> list[int]:
+        """As `Values.give_up_segments`."""
+        if self.allocating:
+            return []
+        self.take_back()
+        return self.arena.release_free_segments()

@@ -1,0 +1,155 @@
+"""Seeds, old and new; that a seed is a run; and that the simulator finds what it is to find.
+
+SIM_FIRST in the environment moves the new seeds: `SIM_FIRST=$RANDOM make test ARGS="-k fresh"`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.core.dispatch import Dispatcher
+from engine.core.head import HeadMachine
+from engine.core.node import NodeMachine
+from engine.core.objects import ObjectTable
+from engine.core.owner import Owner
+from engine.core.store import StoreMachine
+from engine.core.streams import ItemStreams
+from tests.layout import ROOT
+from tests.sim.__main__ import SEEDS, kept, main
+from tests.sim.marks import required
+from tests.sim.world import Failed, run
+
+FIRST = int(os.environ.get("SIM_FIRST", "0"))
+FRESH, CHUNK = 200, 25
+KEPT = kept()
+
+
+@pytest.fixture(autouse=True)
+def collect() -> Iterator[None]:
+    """Dead worlds are cycles."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.parametrize("first", range(FIRST, FIRST + FRESH, CHUNK))
+def test_fresh_seeds(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        run(seed)
+
+
+@pytest.mark.parametrize("at", range(0, len(KEPT), CHUNK))
+def test_seeds_that_have_failed_once(at: int) -> None:
+    for seed in KEPT[at : at + CHUNK]:
+        run(seed)
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    for seed in range(FIRST, FIRST + 40):
+        assert run(seed).digest == run(seed).digest, f"seed {seed}"
+
+
+def test_the_same_seed_is_the_same_run_in_any_process() -> None:
+    """Whatever order its sets and its addresses have."""
+    arguments = [sys.executable, "-m", "tests.sim", "--seeds", "40", "--digests"]
+    found = {
+        subprocess.run(
+            arguments,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": salt},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for salt in ("0", "1", "4711")
+    }
+    assert len(found) == 1
+    assert len(found.pop().split()) == 80
+
+
+# ------------------------------------------------------------------- what it is to find
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    return None
+
+
+def _double_grant(self: Any, worker: Any) -> None:
+    if worker.pool is not None and not worker.blocked:
+        worker.pool.give(worker.units)
+    worker.pool, worker.blocked = None, False
+
+
+_on_process_died = Dispatcher.on_process_died
+
+
+def _forget_the_queue(self: Any, worker: bytes) -> Any:
+    return _on_process_died(self, worker)[:1]
+
+
+_charge = Owner._charge
+
+
+def _never_stop(self: Any, task: Any, message: Any) -> None:
+    task.retries += 1
+    _charge(self, task, message)
+
+
+def _settle_at_once(self: Any, ids: Any, peer: bytes, message: Any, **_in_order: Any) -> bool:
+    return False
+
+
+MISTAKES = {
+    "borrowers are not registered": (ObjectTable, "on_add_borrower", _nothing),
+    "borrowers are never let go": (ObjectTable, "on_drop_borrower", _nothing),
+    "replies do not wait for registrations": (ObjectTable, "after_settled", _settle_at_once),
+    "queued tasks of a dead worker are forgotten": (
+        Dispatcher, "on_process_died", _forget_the_queue,
+    ),
+    "idle leases are kept": (Dispatcher, "tick", _nothing),
+    "a dead worker's tasks are retried for ever": (Owner, "_charge", _never_stop),
+    "watchers of an actor are not told": (HeadMachine, "_tell", _nothing),
+    "resources of the dead are kept": (NodeMachine, "_release", _nothing),
+    "segments of the dead are kept": (StoreMachine, "_close", _nothing),
+    "consumers never tell": (ItemStreams, "_tell", _nothing),
+}  # fmt: skip
+
+
+def _run_all(count: int) -> None:
+    for seed in range(count):
+        run(seed)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_machine_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, name, wrong = MISTAKES[mistake]
+    monkeypatch.setattr(machine, name, wrong)
+    with pytest.raises(Failed):
+        _run_all(300)
+
+
+def test_a_failed_seed_is_told_and_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(HeadMachine, "_tell", _nothing)
+    out = tmp_path / "seeds.txt"
+    assert main(["--seeds", "40"], out) == 1
+    told = capsys.readouterr().out
+    assert f"seed {kept(out)[0]} failed at" in told
+    assert "faults drawn" in told
+    assert "ActorChanged" in told, "the end of the trace"
+
+
+def test_marks_are_names_that_something_hits() -> None:
+    names = required()
+    assert len(names) == len(set(names))
+    hit = sum((run(seed).marks for seed in range(150)), start=run(150).marks)
+    assert len([name for name in names if hit[name]]) > 0.8 * len(names)
+    assert SEEDS.exists()

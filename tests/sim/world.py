@@ -1,0 +1,307 @@
+"""One world: driver, node, workers and lines under one clock, and one run of it from one seed."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from random import Random
+from typing import Any
+
+from engine.config import Config
+from engine.core.messages import Call
+from tests.sim import checks
+from tests.sim.actors import Actors
+from tests.sim.clock import Clock
+from tests.sim.faults import Faults
+from tests.sim.member import Killed, Member, Violation
+from tests.sim.memory import Memory
+from tests.sim.network import Network
+from tests.sim.node import Node
+from tests.sim.tasks import Tasks
+from tests.sim.user import User
+from tests.sim.worker import Worker
+from tests.sim.workload import Workload
+
+__all__ = ["Failed", "Outcome", "World", "run"]
+
+# Virtual seconds within which everything finishes after the last fault. Nothing takes longer than
+# the node's patience with a process that does not answer (2 s), one after another.
+LIVENESS_SECONDS = 30.0
+# Nothing that is going on needs so many steps; what goes round in circles does.
+_STEPS_MAX = 300_000
+
+
+class Definitions(dict[bytes, bytes]):
+    """Blobs of functions and classes: any process knows the code of any."""
+
+    def __missing__(self, key: bytes) -> bytes:
+        return b"code of " + key
+
+
+class Outcome:
+    """What a run tells: its trace in one number, what it hit, how long it took."""
+
+    def __init__(self, world: World) -> None:
+        self.digest = world.network.digest()
+        self.marks = world.marks
+        self.frames = world.network.frames
+        self.seconds = world.clock.now
+
+
+class Failed(AssertionError):
+    """A seed that failed, with the tail of its trace."""
+
+
+class World:
+    """Everything of one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw = draw = Random(seed)
+        self.clock = Clock()
+        self.marks: Counter[str] = Counter()
+        self.faults = Faults(self, draw)
+        self.config = Config(
+            inline_bytes_max=1000,
+            frame_bytes_max=draw.choice([400, 64 << 20]),
+            in_flight_calls_max=draw.choice([3, 20, 20_000]),
+            flush_messages=draw.choice([1, 4, 32]),
+            pipeline_depth_max=draw.choice([1, 4, 256]),
+            lease_idle_seconds=draw.choice([0.005, 0.2]),
+            worker_idle_seconds=draw.choice([0.01, 5.0]),
+            waiting_warning_seconds=draw.choice([0.02, 10.0]),
+            task_deaths_max=draw.choice([2, 16]),
+        )
+        self.segment_bytes = 16 << 10
+        little = self.faults.on["little memory"]
+        self.store_bytes = (draw.choice([4, 10]) if little else 10_000) * self.segment_bytes
+        self.definitions = Definitions()
+        self.memory = Memory()
+        self.network = Network(self)
+        self.tasks = Tasks(self)
+        self.actors = Actors(self)
+        self.starts: Counter[bytes] = Counter()  # executions begun, by task
+        self.retries: dict[bytes, int] = {}
+        self.paid: Counter[bytes] = Counter()  # executions of a task that cost it a retry
+        self.raised: Counter[bytes] = Counter()
+        self.exposed: Counter[bytes] = Counter()  # deaths of workers that had it
+        self.cancelled: dict[bytes, bytes] = {}  # calls -> worker at which they were cancelled
+        self.deaths = 0
+        self.actors_ended = 0  # also when that is all right: what they owned is lost
+        self._pid = 100
+        self._processes: dict[bytes, Member] = {}
+        self.cpus = draw.choice([1, 2, 2, 3, 4])
+        self.node = Node(self, draw.randbytes(8), {"CPU": float(self.cpus)})
+        self.driver = User(self, draw.randbytes(8), self._new_pid(), self.node.id)
+        self._processes[self.node.id] = self.node
+        self._processes[self.driver.id] = self.driver
+        self.network.line(self.node, self.driver)
+        self.node.adopt(self.driver, "driver", self.driver.pid)
+        self.driver.open(self.network.ends[self.driver.id, self.node.id])
+        self.workload = Workload(self)
+        self.finished = False
+
+    def _new_pid(self) -> int:
+        self._pid += 1
+        return self._pid
+
+    def mark(self, what: str) -> None:
+        """Count that something was hit."""
+        self.marks[what] += 1
+
+    def name(self, process: bytes) -> str:
+        """A process in words."""
+        if process == self.node.id:
+            return "node"
+        if process == self.driver.id:
+            return "driver"
+        member = self._processes.get(process)
+        return f"worker {member.pid if member is not None else '?'} {process.hex()[:6]}"
+
+    def is_alive(self, process: bytes) -> bool:
+        """Whether a process lives."""
+        return process in self._processes and self._processes[process].alive
+
+    def workers(self) -> list[Worker]:
+        """Living workers, in order of birth."""
+        return [
+            one for one in self._processes.values() if type(one) is Worker and one.alive
+        ]
+
+    # ------------------------------------------------------------------ births and deaths
+
+    def fork(self, process: bytes) -> None:
+        """The zygote was asked for a worker."""
+        self.clock.after(self.draw.uniform(0.2e-3, 4e-3), self._forked, process)
+
+    def _forked(self, process: bytes) -> None:
+        if not self.node.alive:
+            return
+        worker = Worker(self, process, self._new_pid(), self.node.id)
+        self._processes[process] = worker
+        self.network.line(self.node, worker)
+        self.node.records[process].member = worker
+        self.node.open(self.network.ends[self.node.id, process])
+        self.clock.after(self.draw.random() * 1e-3, self._known, worker)
+        if self.faults.dies_in_fork():
+            self.end(worker, "was killed by SIGKILL")
+        else:
+            worker.begin()
+
+    def _known(self, worker: Worker) -> None:
+        """The node hears of the new worker's pid, and watches it from now on."""
+        if self.node.alive:
+            self.node.forked(worker.id, worker)
+            worker.watched = True
+            if not worker.alive:
+                self._announce(worker)
+
+    def _announce(self, worker: Worker) -> None:
+        delay = self.draw.random() * self.draw.choice([1e-4, 1e-3, 1e-2])
+        self.clock.after(delay, self._bury, worker)
+
+    def _bury(self, worker: Worker) -> None:
+        if self.node.frozen():
+            self.clock.at(self.node.frozen_until, self._bury, worker)
+        else:
+            self.node.gone(worker.id, worker.cause)
+
+    def die(self, process: Member, cause: str) -> None:
+        """The process whose code runs dies here."""
+        self.end(process, cause)
+        raise Killed
+
+    def end(self, process: Any, cause: str) -> None:
+        """A process dies: nothing of it runs again, its lines break."""
+        if not process.alive:
+            return
+        process.alive = False
+        process.cause = cause
+        if process.kind == "worker":
+            self._count_death(process, cause)
+        main, process.main = process.main, None
+        if main is not None:
+            main.close()
+        self.network.close_all(process)
+        process.forget()
+        if process.watched:
+            self._announce(process)
+
+    def _count_death(self, worker: Worker, cause: str) -> None:
+        if cause != "exited with code 0" or worker.running is not None:
+            self.deaths += 1
+        self.actors_ended += worker.actor is not None
+        if worker.notebook:
+            self.paid[worker.notebook] += 1
+
+    def node_dies(self) -> None:
+        """The node dies; its workers go with it (the kernel sees to that)."""
+        self.node.alive = False
+        self.network.close_all(self.node)
+        for worker in self.workers():
+            worker.watched = False
+            self.end(worker, "lost its node")
+
+    def holder_is_gone(self, process: bytes, segment: int) -> bool:
+        """Whether nobody could give this segment back."""
+        holder = self._processes[process]
+        assert isinstance(holder, User)
+        return not holder.alive or segment not in holder.arena.segments
+
+    # ------------------------------------------------------------------ oracles under way
+
+    def on_submitted(self, task_id: bytes, retries: int) -> None:
+        """A task that may run `1 + retries` times."""
+        self.retries[task_id] = retries
+
+    def on_started(self, worker: Worker, call: Any) -> None:
+        """A worker begins to run a call."""
+        self.starts[call.id] += 1
+        at = self.cancelled.get(call.id)
+        if at is not None and at != worker.id:
+            raise Violation(f"{call!r} began to run in {worker.pid} after it was cancelled")
+        if type(call) is not Call:
+            return
+        retries = self.retries[call.id]
+        if self.paid[call.id] > retries >= 0:
+            raise Violation(
+                f"{call!r} runs again: {self.paid[call.id]} attempts failed, it has "
+                f"max_retries={retries}"
+            )
+
+    def on_raised(self, task_id: bytes) -> None:
+        """A task that raised is to run again; the retry is paid for."""
+        self.paid[task_id] += 1
+        self.raised[task_id] += 1
+
+    def on_told_of_death(self, owner: Any, worker: bytes) -> None:
+        """An owner is about to hear that a worker is dead."""
+        lease = owner.dispatch.leases.get(worker)
+        if lease is not None:
+            self.exposed.update(lease.in_flight.keys())
+
+    def on_freed_early(self, object_id: bytes) -> None:
+        """A process holds a reference whose owner has released the object."""
+        if not self.deaths and not self.actors_ended:
+            raise Violation(f"{object_id.hex()} was freed while somebody holds it")
+        self.mark("freed by a death while somebody holds it")
+
+    def on_cancel(self, process: Any, object_id: bytes) -> None:
+        """A process cancels the call that makes an object."""
+        entry = process.owner.objects.entries.get(object_id)
+        self.mark("fault: cancels")
+        if entry is None or entry.task is None or entry.value is not None:
+            return
+        task = entry.task
+        where = task.worker
+        member = self._processes.get(where)
+        if member is not None and not member.alive:
+            return  # it may have begun there: the news of the death is on its way
+        if type(member) is Worker:
+            running = member.running
+            started = running is not None and running[1].id == task.id
+            if started or any(one.id == task.id for _, one in member.queue):
+                self.cancelled[task.id] = where
+                return
+            if self.starts[task.id]:
+                return  # its answer is on the way
+        self.cancelled[task.id] = where
+
+    # ------------------------------------------------------------------ running
+
+    def _program(self) -> Any:
+        yield from self.workload.run(self.driver)
+        self.finished = True
+        self.driver.drain()
+        yield (lambda: False), None  # serves its sockets for as long as anything comes
+
+    def go(self) -> None:
+        """Faults, healing, liveness, and the census of what is left."""
+        self.driver.start(self._program())
+        self.faults.begin()
+        clock = self.clock
+        bound = self.faults.until + LIVENESS_SECONDS
+        for _ in range(_STEPS_MAX):
+            if clock.next() is None or clock.now > bound:
+                break
+            clock.step()
+        else:
+            raise Violation(f"{_STEPS_MAX} steps at {clock.now:.3f} s: it goes round in circles")
+        if not self.finished:
+            raise Violation(f"stuck at {clock.now:.3f} s: {self.workload.where()}")
+        if clock.next() is not None:
+            raise Violation(f"still ticking at {clock.now:.3f} s, all is done")
+        checks.nothing_is_left(self)
+
+
+def run(seed: int) -> Outcome:
+    """Run one seed; raises Failed with everything that there is to say."""
+    gc.disable()  # whether references in cycles die now or later must not depend on other seeds
+    try:
+        world = World(seed)
+        try:
+            world.go()
+        except Exception as error:  # whatever a machine raises is a finding
+            raise Failed(checks.story(world, seed, error)) from error
+        return Outcome(world)
+    finally:
+        gc.enable()

@@ -20,7 +20,7 @@ from graph.fingerprint import describe
 from graph.graph import Graph
 from graph.partition import split
 from graph.task import Task
-from graph.worker import CHANNEL, Worker
+from graph.worker import CHANNEL, Worker, share_of
 
 __all__ = ["Outcome", "RunOptions", "execute"]
 
@@ -113,10 +113,13 @@ def execute(
         found = handle.wait()["worker"]
     finally:
         handle.stop()
-    steps, seconds, totals, _ = found[0]
+    for index, (*_, shares) in enumerate(found):
+        for name, share in shares.items():  # the arrays of a driver that took up an ended run
+            share_of(state[name].array, index, copies)[:] = share
+    steps, seconds, totals, *_ = found[0]
     return Outcome(
         state={name: shared.array for name, shared in state.items()},
-        results=[result for *_, result in found],
+        results=[result for _, _, _, result, _ in found],
         totals=totals,
         supersteps=steps,
         seconds=seconds,

@@ -14,12 +14,18 @@ from engine.topology import Member, MemberContext, SharedArray
 from graph.superstep import Supersteps, Tally
 from graph.task import Part, Task
 
-__all__ = ["CHANNEL", "Worker"]
+__all__ = ["CHANNEL", "Worker", "share_of"]
 
 CHANNEL = "votes"
 """The channel from the member to itself."""
 READY: list[int] = []
 """The vote of a copy that is ready: it has mapped the graph, or copied its share of the state."""
+
+
+def share_of(array: npt.NDArray[Any], index: int, copies: int) -> npt.NDArray[Any]:
+    """One copy's part of a shared array, whatever its shape; a view."""
+    flat = array.reshape(-1)
+    return flat[flat.size * index // copies : flat.size * (index + 1) // copies]
 
 
 class Worker(Member):
@@ -70,6 +76,7 @@ class Worker(Member):
         self.part.outbox = [None] * ctx.parallelism
         self.step = self.saved = 0
         self.spent = 0.0
+        self.is_done = False
         self.totals: tuple[Any, ...] = ()
         # What the next superstep is given, while "ready" is exchanged.
         self.messages: tuple[Any, ...] | None = (None,) * ctx.parallelism
@@ -87,13 +94,21 @@ class Worker(Member):
         self._drive(self.machine.vote(sender, meta[0], meta[1], value))
 
     def close(self) -> Any:
-        """Supersteps done, seconds from the first to the last, the last totals, the result."""
-        return self.step, self.spent, self.totals, self.task.result()
+        """Supersteps done, seconds, the last totals, the result, this copy's shares of the state.
+
+        The shares only with checkpoints: what the driver finds in the shared arrays is lost with
+        it, and the end has to hold all that the next driver needs.
+        """
+        shares = self._shares() if self.every else {}
+        return self.step, self.spent, self.totals, self.result, shares
 
     def _drive(self, tally: Tally | None) -> None:
         """Do supersteps until one needs votes that are not in yet, or all is done."""
         while tally is not None:
             messages = self.messages
+            if self.is_done:  # and everybody has written its results
+                self.ctx.finish()
+                return
             if messages is not None:
                 self.messages = None
                 if tally.step == 0:
@@ -102,8 +117,10 @@ class Worker(Member):
                 messages, is_due = tally.messages, self._count(tally.values)
                 if self.task.done(self.step - 1, self.totals):
                     self.spent = time.perf_counter() - self.began
-                    self.ctx.finish()
-                    return
+                    self.result = self.task.result()
+                    self.is_done = True
+                    tally = self._vote(READY) if self.every else tally
+                    continue
                 if is_due:
                     self._save(messages)
                     self.messages = messages
@@ -141,7 +158,7 @@ class Worker(Member):
             "totals": self.totals,
             "messages": messages,
             "task": self.task.snapshot(),
-            "shares": {name: self._share(name).copy() for name in self.part.state},
+            "shares": self._shares(),
         }
         self.ctx.close_epoch(self.step, state)
 
@@ -152,11 +169,9 @@ class Worker(Member):
         self.totals = state["totals"]
         self.messages = state["messages"]
         for name, share in state["shares"].items():
-            self._share(name)[:] = share
+            share_of(self.part.state[name], self.part.index, self.part.copies)[:] = share
         self.task.restore(state["task"])
 
-    def _share(self, name: str) -> npt.NDArray[Any]:
-        """This copy's part of a shared array, whatever its shape."""
-        flat = self.part.state[name].reshape(-1)
+    def _shares(self) -> dict[str, npt.NDArray[Any]]:
         me, copies = self.part.index, self.part.copies
-        return flat[flat.size * me // copies : flat.size * (me + 1) // copies]
+        return {name: share_of(array, me, copies).copy() for name, array in self.part.state.items()}

@@ -136,8 +136,9 @@ def runs_of(folder: Path, *points: str) -> Iterator[Any]:
         process = run_script(SCRIPT, folder, str(folder), *points)
         yield process
         said, _ = process.communicate(timeout=60)
-        if process.returncode == 0:
-            return
+        ended = (folder / "windows").exists() and not list((folder / "ck").glob("manifest-*"))
+        if process.returncode == 0 or (process.returncode == 1 and ended):
+            return  # the second: the one before had ended well, and was killed when it left
         assert process.returncode == -signal.SIGKILL, said
     raise AssertionError("it never came to its end")
 

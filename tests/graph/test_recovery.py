@@ -16,6 +16,7 @@ import pytest
 
 import graph
 from engine.topology import Checkpoints, External, InlineHandle, Topology
+from engine.topology.coordinator import Coordinator
 from engine.topology.errors import CheckpointError
 from graph.fingerprint import describe
 from tests.graph.test_program import Collect, Components, Ranks, ShortestPaths
@@ -193,6 +194,27 @@ def test_another_program_goes_on(
     assert got.to_dict() == wanted.to_dict()
     assert (got.supersteps, got.converged) == (wanted.supersteps, wanted.converged)
     assert min(CALLS) > 5
+
+
+@pytest.mark.parametrize("name", ["pagerank", "wcc", "Memory"])
+def test_a_driver_that_dies_at_the_very_end_is_followed_by_one_that_has_it_all(
+    g: graph.Graph, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs(g)[name]
+    wanted = run(parallelism=2, inline=True)
+
+    def die(self: Coordinator) -> None:
+        self.directory.close()
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Coordinator, "finish", die)  # the last epoch is committed, all is there
+        with pytest.raises(SystemExit):
+            run(parallelism=2, inline=True, checkpoint=tmp_path)
+    got = run(parallelism=2, inline=True, checkpoint=tmp_path, checkpoint_every=10)
+    assert got.to_dict() == wanted.to_dict()
+    assert got.supersteps == wanted.supersteps
+    assert list(tmp_path.glob("manifest-*")) == []
 
 
 def test_other_work_does_not_take_a_checkpoint_up(

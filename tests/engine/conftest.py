@@ -8,6 +8,13 @@ from typing import Any
 import pytest
 
 import engine
+from engine import session
+
+
+@pytest.fixture(autouse=True)
+def nothing_preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else the session has imported must not show: a preload replaces the first zygote."""
+    monkeypatch.setattr(session, "_preloads", [])
 
 
 @pytest.fixture

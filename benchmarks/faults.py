@@ -24,6 +24,7 @@ import numpy as np
 
 import engine
 from benchmarks import report
+from engine.config import Config
 
 __all__ = ["actor_kills", "call_costs", "main", "task_kills"]
 
@@ -142,7 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
     add("--num-cpus", type=int, default=2)
     add("--json", help="keep all measurements in this file")
     options = parser.parse_args(arguments)
-    with engine.init(num_cpus=options.num_cpus):
+    # All these kills come from here: none of them makes a task or actor poison.
+    config = Config(restart_deaths_max=options.kills + 1)
+    with engine.init(num_cpus=options.num_cpus, config=config):
         results: dict[str, Any] = {
             "benchmark": "faults",
             "settings": vars(options),

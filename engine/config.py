@@ -65,5 +65,40 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     # How long an actor restored from a checkpoint waits for those that may know of calls applied
     # since, and for each such call: a process stopped for longer counts as dead.
     replay_patience_seconds: float = 30.0
-    # Deaths of the same task after which it is a poison task (with max_retries=-1).
-    task_deaths_max: int = 16
+    # So many deaths of one task or actor within the window, and it is not tried again, whatever its
+    # budget. 5: the default max_retries=3 must come to its own end (4 deaths); a worker costs some
+    # 20 ms, so a poison task is stopped within a fraction of a second. 30 s: also what dies only
+    # after seconds of loading is caught, and what lives longer costs the machine little.
+    restart_deaths_max: int = 5
+    restart_window_seconds: float = 30.0
+    # Memory is looked at this often at least when it may run out before the next look, and up to a
+    # second apart while there is plenty. 0.1: a core touches fresh memory at about 2 GiB/s, so the
+    # overshoot stays below what 5 % of a common machine leaves.
+    memory_watch_seconds: float = 0.1
+    # Share of the machine's (or its cgroup's) memory above which a worker is stopped, as in Ray:
+    # above it the kernel is about to choose somebody itself.
+    memory_used_share_max: float = 0.95
+    # A task or actor stopped for its memory waits before it is tried again, twice as long each
+    # time: memory needs a moment to become free, and others may need it first.
+    memory_backoff_seconds: float = 0.5
+    memory_backoff_seconds_max: float = 10.0
+    # An idle worker that holds more memory of its own is replaced. It starts with less than 5 MiB,
+    # and its allocator keeps 64 MiB on purpose; beyond four times that it has leaked or hoarded
+    # more than the 20 ms of a new worker are worth.
+    worker_recycle_bytes: int = 256 << 20
+    # A longer line of a worker's output is cut visibly; nobody reads more in one line.
+    log_line_bytes_max: int = 16 << 10
+    # Output on its way to the driver's terminal. When so much waits there, workers that print wait
+    # too: 1 MiB is more than a terminal shows in the time of a round trip.
+    log_window_bytes: int = 1 << 20
+    # Output is read once in this time from one worker: lines gather, so that a loop that prints
+    # does not wake two processes for each line. Too short for an eye to notice.
+    log_pace_seconds: float = 0.005
+    # The last lines of a live worker kept for `engine.state.get_log`, and those of all dead ones.
+    log_kept_bytes: int = 64 << 10
+    log_kept_bytes_dead: int = 4 << 20
+    # The same line of several workers is counted for this long before it is shown again, as in
+    # Ray. 0 shows every line.
+    log_dedup_seconds: float = 5.0
+    # The last lines on stderr that the error of a crashed worker ends with: a traceback's end.
+    log_error_lines: int = 12

@@ -8,6 +8,7 @@
     ├── WorkerCrashedError              the process died while it ran a task
     ├── ActorError
     │   ├── ActorDiedError              names pid, signal and last call
+    │   │   ├── ActorOutOfMemoryError   (+OutOfMemoryError)
     │   │   └── ActorPlacementGroupRemoved
     │   └── ActorUnavailableError       may come back: it is being restarted
     ├── ObjectLostError
@@ -15,7 +16,7 @@
     │   └── ObjectFreedError
     ├── NodeDiedError
     ├── ObjectStoreFullError
-    ├── OutOfMemoryError
+    ├── OutOfMemoryError                the memory watch stopped what ran
     ├── RuntimeEnvSetupError            a worker could not set its runtime environment up
     ├── PendingCallsLimitExceeded
     │   └── SubmissionLimitExceeded     the in-flight budget of the whole process
@@ -43,6 +44,7 @@ __all__ = [
     "ActorDiedError",
     "ActorError",
     "ActorHandleNotFoundError",
+    "ActorOutOfMemoryError",
     "ActorPlacementGroupRemoved",
     "ActorUnavailableError",
     "ActorUnschedulableError",
@@ -251,7 +253,14 @@ class ObjectStoreFullError(EngineError):
 
 
 class OutOfMemoryError(EngineError):
-    """A task used more memory than the machine can give."""
+    """Memory was short, and the memory watch stopped the worker, and no retries were left.
+
+    The message names what ran, its memory, the limit and the top holders.
+    """
+
+
+class ActorOutOfMemoryError(OutOfMemoryError, ActorDiedError):
+    """The actor is dead for good: the memory watch stopped it, and no restarts were left."""
 
 
 class PendingCallsLimitExceeded(EngineError):

@@ -13,9 +13,17 @@ from engine.core.messages import Call, Details
 from engine.core.values import STREAMING
 from engine.exceptions import TaskUnschedulableError
 from engine.generators import ObjectRefGenerator
-from engine.options import TASK, check_options, resources_of, returns_of, window_of
+from engine.options import (
+    TASK,
+    check_options,
+    max_calls_of,
+    resources_of,
+    returns_of,
+    window_of,
+)
 from engine.runtime.arguments import attach_arguments
 from engine.runtime.client import Runtime
+from engine.runtime.recycling import Counted
 from engine.scheduling import place
 from engine.session import runtime
 from engine.signatures import SignatureCheck
@@ -72,7 +80,15 @@ class RemoteFunction:
         self._shape: Shape | None = None
 
     def options(self, **options: Any) -> RemoteFunction:
-        """The same function with some options changed."""
+        """The same function with some options changed.
+
+        All but `max_calls`, which belongs to the function's code: its workers count the calls.
+        """
+        if "max_calls" in options:
+            raise ValueError(
+                f"max_calls in .options() of {self._name!r}: it belongs into "
+                "the decorator, @engine.remote(max_calls=...)"
+            )
         return RemoteFunction(self._function, {**self._options, **options})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -125,7 +141,9 @@ class RemoteFunction:
         resources, what = resources_of(self._options, 1.0), f"task {self._name!r}"
         placing = place(home, self._options, resources, what, TaskUnschedulableError)
         if home is not self._home:
-            self._key, _blob = export(self._function, home)
+            max_calls = max_calls_of(self._options)
+            code = Counted(self._function, max_calls) if max_calls else self._function
+            self._key, _blob = export(code, home)
             self._home = home
         self._shape = home.shape(placing)
         self._scope = home.scope

@@ -22,6 +22,7 @@ __all__ = [
     "METHOD",
     "TASK",
     "check_options",
+    "max_calls_of",
     "resources_of",
     "returns_of",
     "tightest",
@@ -171,6 +172,7 @@ _TABLE: dict[str, tuple[set[str], Callable[[Any], str]]] = {
         _number(1, integer=True, minus_one=True),
     ),
     "max_retries": ({TASK}, _number(0, integer=True, minus_one=True)),
+    "max_calls": ({TASK}, _number(0, integer=True)),
     "retry_exceptions": ({TASK, METHOD}, _exceptions),
     "scheduling_strategy": (_BOTH, _strategy),
     "placement_group": (_BOTH, _group),
@@ -236,6 +238,11 @@ def resources_of(options: Mapping[str, Any], default_cpus: float) -> dict[str, f
         amounts[f"accelerator_type:{options['accelerator_type']}"] = 0.001
     amounts.update(options.get("resources", {}))
     return {name: float(amount) for name, amount in amounts.items() if amount}
+
+
+def max_calls_of(options: Mapping[str, Any]) -> int:
+    """After how many calls a worker ends; 0 for never. A GPU is free only when its process ends."""
+    return int(options.get("max_calls", 1 if options.get("num_gpus") else 0))
 
 
 def returns_of(options: Mapping[str, Any], function: Any) -> int:

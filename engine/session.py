@@ -60,6 +60,8 @@ def init(
     namespace: str | None = None,
     runtime_env: dict[str, Any] | None = None,
     ignore_reinit_error: bool = False,
+    log_to_driver: bool = True,
+    memory_limit: int | None = None,
     include_dashboard: bool | None = None,
     configure_logging: bool = True,
     logging_level: int | str | None = None,
@@ -86,6 +88,11 @@ def init(
         runtime_env: what tasks and actors run in unless they say otherwise; see
             `engine.runtime_env.RuntimeEnv`. The driver itself is left as it is.
         ignore_reinit_error: return the running engine instead of raising when there is one.
+        log_to_driver: show what workers print on this process's stdout and stderr, each line with
+            the name of what ran and its pid. `engine.state.get_log` has the last lines either way.
+        memory_limit: bytes of memory of their own that the workers may hold together (the object
+            store has its own limit). Above it, and in any case when the machine or its cgroup runs
+            short, a worker is stopped, and its callers get OutOfMemoryError.
         include_dashboard: False or None; there is none. `engine.state`, `engine.timeline` and
             `penstock` on the command line show what it would.
         configure_logging: False leaves the logger "engine" as it is.
@@ -122,6 +129,8 @@ def init(
         raise ValueError(
             f"object_store_memory={object_store_memory!r}: expected bytes, at least 1 MiB"
         )
+    if memory_limit is not None and (type(memory_limit) is not int or memory_limit < 1 << 20):
+        raise ValueError(f"memory_limit={memory_limit!r}: expected bytes, at least 1 MiB")
     environment = RuntimeEnv.of(runtime_env or {})
     driver.start(
         total,
@@ -132,6 +141,8 @@ def init(
         devices=devices,
         labels=checked_labels(labels),
         environment=encode_environment(environment),
+        log_to_driver=bool(log_to_driver),
+        memory_limit=memory_limit,
     )
     if configure_logging:
         set_up_logging(logging_level, logging_format)

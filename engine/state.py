@@ -10,10 +10,13 @@ from typing import Any
 
 from engine.api import nodes
 from engine.core.ids import owner_of, short
+from engine.logs import get_log, list_logs
 from engine.session import runtime
 
 __all__ = [
+    "get_log",
     "list_actors",
+    "list_logs",
     "list_nodes",
     "list_objects",
     "list_tasks",

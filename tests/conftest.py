@@ -46,10 +46,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
-    """The engine on two CPUs, shared by every test of the session that asks for it."""
-    import engine
+    """The engine on two CPUs, shared by every test of the session that asks for it.
 
-    engine.init(num_cpus=2)
+    Tests kill far more often than anything breaks, so nothing counts as poison here.
+    """
+    import engine
+    from engine.config import Config
+
+    engine.init(num_cpus=2, config=Config(restart_deaths_max=1000))
     _shared.append(True)
     yield engine
     _shared.clear()

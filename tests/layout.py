@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             *("engine.session", "engine.signatures", "engine.functions", "engine.actor"),
             *("engine.api", "engine.context", "engine.generators", "engine.state"),
             *("engine.options", "engine.runtime_env", "engine.strategies", "engine.scheduling"),
-            *("engine.machine", "engine.arguments"),
+            *("engine.machine", "engine.arguments", "engine.logs"),
         ),
     ),
     ("topology", ("engine.topology",)),

@@ -39,7 +39,9 @@ PROMISED: dict[str, str] = {
         "DoesNotExist Exists In NodeAffinitySchedulingStrategy NodeLabelSchedulingStrategy NotIn "
         "PlacementGroupSchedulingStrategy"
     ),
-    "engine.state": "list_actors list_nodes list_objects list_tasks list_workers",
+    "engine.state": (
+        "get_log list_actors list_logs list_nodes list_objects list_tasks list_workers"
+    ),
     "engine.testing": "Cluster reference_counts",
     "streaming": (
         "Job collect count count_distinct count_window first from_arrow from_rows generate "

@@ -362,4 +362,5 @@ class Callers:
         if failure.error != 2:
             return failure  # its constructor raised: every call raises the same
         made = decode_failure(failure)
-        return encode_failure(made.kind, f"{made.text}. Last call from here: {task.name}")
+        text = f"{made.text}. Last call from here: {task.name}"
+        return encode_failure(made.kind, text, made.detail)

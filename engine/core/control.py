@@ -34,7 +34,9 @@ __all__ = [
     "LeaseReclaim",
     "LeaseRequest",
     "LeaseReturn",
+    "Leaving",
     "Log",
+    "LogShown",
     "LookupActor",
     "Peer",
     "Preload",
@@ -136,13 +138,16 @@ class Peer(msgspec.Struct, array_like=True, gc=False, tag=48):
 class WorkerDied(msgspec.Struct, array_like=True, gc=False, tag=49):
     """A process of this node is gone. `cause` reads like "was killed by SIGKILL".
 
-    `running` is the call that it ran when it died, if it ran one.
+    `running` is the call that it ran when it died, if it ran one. `kind` is the exception that its
+    owners get, when that is not a crash (OutOfMemoryError); `words` are its last lines on stderr.
     """
 
     process: bytes
     pid: int
     cause: str
     running: bytes = b""
+    kind: str = ""
+    words: list[str] = []
 
 
 class CreateActor(msgspec.Struct, array_like=True, gc=False, tag=50):
@@ -257,11 +262,12 @@ class Attach(msgspec.Struct, array_like=True, gc=False, tag=58):
 
 
 class Log(msgspec.Struct, array_like=True, gc=False, tag=59):
-    """Lines a worker printed, for the driver's terminal."""
+    """Lines a worker printed on `stream` (1 or 2), for the driver's; answered by LogShown."""
 
+    process: bytes
     pid: int
     name: str
-    stream: str
+    stream: int
     lines: list[str]
 
 
@@ -295,7 +301,7 @@ class CensusReply(msgspec.Struct, array_like=True, gc=False, tag=64):
 
 
 class Retire(msgspec.Struct, array_like=True, gc=False, tag=65):
-    """From the node to an idle worker: end, unless somebody still needs what you own."""
+    """From the node to an idle (or leaving) worker: end, unless somebody needs what you own."""
 
 
 class Kept(msgspec.Struct, array_like=True, gc=False, tag=66):
@@ -332,6 +338,18 @@ class Forked(msgspec.Struct, array_like=True, gc=False, tag=71):
 
     process: bytes
     pid: int
+
+
+class LogShown(msgspec.Struct, array_like=True, gc=False, tag=100):
+    """From the driver: lines of a worker (`nbytes` of them) are on the terminal."""
+
+    process: bytes
+    stream: int
+    nbytes: int
+
+
+class Leaving(msgspec.Struct, array_like=True, gc=False, tag=101):
+    """From a worker that has run as many calls as it may: give me no more; `Retire` follows."""
 
 
 class Preload(msgspec.Struct, array_like=True, gc=False, tag=72):

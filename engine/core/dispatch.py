@@ -26,6 +26,7 @@ from engine.core.control import (
     LeaseReturn,
     Unplaceable,
 )
+from engine.core.intensity import Deaths
 from engine.core.messages import Call, Define, Recall
 from engine.core.placing import Placing
 
@@ -47,6 +48,7 @@ class Task:
         "attempts",
         "call",
         "cancelled",
+        "deaths",
         "deps",
         "id",
         "keep",
@@ -76,6 +78,7 @@ class Task:
         self.actor_ref: Any = None  # a pending call keeps its actor alive
         self.answered = False  # kept although answered: its actor may have to be replayed
         self.attempts = 0
+        self.deaths: Deaths | None = None  # of its workers, while it ran
         self.deps: list[bytes] | None = None
         self.missing = 0
         self.parts: list[Any] = []  # messages that go before the call
@@ -213,6 +216,8 @@ class Dispatcher:
         lease.in_flight[task.id] = task
         for part in task.parts:
             self._send(lease.worker, part)
+        if not task.retries:
+            call.final = True
         self._send(lease.worker, call)
 
     def _fill(self, lease: Lease) -> None:
@@ -261,7 +266,7 @@ class Dispatcher:
         shape.mean_us = mean = us if mean < 0 else mean + 0.2 * (us - mean)
         depth = int(self._config.pipeline_target_us / (mean + 1.0))
         shape.depth = min(max(depth, 1), shape.depth_max)
-        if shape.pending:
+        if shape.pending and not lease.drain:
             if len(lease.in_flight) * 2 <= shape.depth:
                 self._fill(lease)
         elif not lease.in_flight:
@@ -307,6 +312,8 @@ class Dispatcher:
             task.worker = b""
             if not task.cancelled:
                 shape.pending.appendleft(task)
+        if lease.drain and not lease.in_flight:
+            self._give_back(lease)
         for other in list(shape.leases.values()):
             if other is not lease and shape.pending and not other.in_flight:
                 self._fill(other)

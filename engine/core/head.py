@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from engine.config import Config
 from engine.core.control import (
     ActorChanged,
     Checkpoint,
@@ -20,6 +21,8 @@ from engine.core.control import (
     Restore,
 )
 from engine.core.ids import owner_of, short
+from engine.core.intensity import Deaths, backoff
+from engine.core.logs import quote
 from engine.core.values import ERROR_NONE, Value, encode_failure
 
 __all__ = ["ActorRecord", "HeadEdge", "HeadMachine"]
@@ -57,8 +60,10 @@ class HeadEdge(Protocol):
 class ActorRecord:
     """One actor: how to make it, where it is, who asked for it."""
 
-    __slots__ = ("cause", "checkpoint", "create", "failure", "name", "pid", "process",
-                 "restarts_left", "state", "watchers", "why_killed", "witnesses")
+    __slots__ = (
+        *("cause", "checkpoint", "create", "deaths", "failure", "name", "pid", "process"),
+        *("restarts_left", "state", "watchers", "why_killed", "witnesses"),
+    )
 
     def __init__(self, create: CreateActor) -> None:
         self.create = create
@@ -71,6 +76,7 @@ class ActorRecord:
         self.failure: Value | None = None
         self.cause = ""
         self.why_killed = ""
+        self.deaths: Deaths | None = None
         self.checkpoint: Checkpoint | None = None
         # Processes that may have seen effects of it since that checkpoint.
         self.witnesses: dict[bytes, None] = {}
@@ -84,8 +90,9 @@ class ActorRecord:
 class HeadMachine:
     """Actors and names of a cluster."""
 
-    def __init__(self, edge: HeadEdge) -> None:
+    def __init__(self, edge: HeadEdge, config: Config | None = None) -> None:
         self._edge = edge
+        self._config = config or Config()
         self.actors: dict[bytes, ActorRecord] = {}
         self.names: dict[tuple[str, str], bytes] = {}
         self._reserved: dict[bytes, dict[str, Any]] = {}  # named, and not created yet
@@ -95,6 +102,7 @@ class HeadMachine:
         self._tombs: dict[bytes, str] = {}  # actors known only to be dead, and why
         self._dead_processes: dict[bytes, str] = {}
         self._early: dict[bytes, dict[bytes, None]] = {}  # lookups that overtook the creation
+        self._delayed: list[tuple[float, ActorRecord]] = []  # to be placed again then
 
     # ------------------------------------------------------------------ names
 
@@ -188,16 +196,25 @@ class HeadMachine:
             self._die(record)
 
     def on_process_died(
-        self, process: bytes, pid: int, cause: str, peers: Iterable[bytes] = ()
+        self,
+        process: bytes,
+        pid: int,
+        cause: str,
+        peers: Iterable[bytes] = (),
+        *,
+        now: float = 0.0,
+        memory: bool = False,
+        words: list[str] | None = None,
     ) -> None:
         """A process is gone: the actor in it dies or is restarted; actors it created die.
 
-        `peers` are the processes that had a line to it.
+        `peers` are the processes that had a line to it. `memory`: the memory watch stopped it.
+        `words` are its last lines on stderr.
         """
         actor = self._by_process.pop(process, None)
         if actor is not None:
             self.actors[actor].witnesses.update(dict.fromkeys(peers))
-            self._actor_process_died(self.actors[actor], pid, cause)
+            self._actor_process_died(self.actors[actor], pid, cause, now, memory, words or [])
         self._dead_processes[process] = f"its creator (pid {pid}) {cause}"
         if len(self._dead_processes) > _TOMBS_KEPT:
             del self._dead_processes[next(iter(self._dead_processes))]
@@ -221,21 +238,48 @@ class HeadMachine:
         for key in [key for key, actor in self.names.items() if which(actor)]:
             self._reserved.pop(self.names.pop(key), None)
 
-    def _actor_process_died(self, record: ActorRecord, pid: int, cause: str) -> None:
+    def _actor_process_died(
+        self, record: ActorRecord, pid: int, cause: str, now: float, memory: bool, words: list[str]
+    ) -> None:
         if record.state == "dead":
             return
-        why = record.why_killed or cause
-        record.cause = f"{why} (pid {pid})"
-        if record.restarts_left == 0:
+        config, deaths = self._config, record.deaths
+        if deaths is None:
+            deaths = Deaths(config.restart_deaths_max, config.restart_window_seconds)
+            record.deaths = deaths
+        if not record.why_killed:  # somebody's `kill` says nothing against the actor
+            deaths.add(now, pid, cause)
+        record.cause = f"{record.why_killed or cause} (pid {pid})"
+        poison = record.restarts_left != 0 and not record.why_killed and deaths.too_many(now)
+        if record.restarts_left == 0 or poison:
             text = f"actor {record.title} {record.cause}"
-            record.failure = encode_failure("ActorDiedError", text)
+            if poison:
+                text += f"; {deaths.limit_text()}"
+            if deaths.count > 1:
+                text += f". It {deaths.story()}"
+            kind = "ActorOutOfMemoryError" if memory else "ActorDiedError"
+            record.failure = encode_failure(kind, text, quote(words))
             self._die(record)
             return
         record.restarts_left -= record.restarts_left > 0
         record.create.restarts += 1
         record.state, record.process, record.why_killed = "restarting", b"", ""
         self._tell(record)
-        self._edge.place(record)
+        if memory:  # it is short: not at once
+            deaths.by_memory += 1
+            first, longest = config.memory_backoff_seconds, config.memory_backoff_seconds_max
+            self._delayed.append((now + backoff(deaths.by_memory, first, longest), record))
+        else:
+            self._edge.place(record)
+
+    def tick(self, now: float) -> float | None:
+        """Place actors that have waited for long enough; returns the time of the next look."""
+        due = [record for when, record in self._delayed if when <= now]
+        self._delayed = [one for one in self._delayed if one[0] > now]
+        for record in due:
+            if record.state == "restarting":
+                self._edge.place(record)
+        return min((when for when, _record in self._delayed), default=None)
 
     def _die(self, record: ActorRecord) -> None:
         if record.state in ("pending", "restarting"):

@@ -32,7 +32,9 @@ from engine.core.control import (
     LeaseReclaim,
     LeaseRequest,
     LeaseReturn,
+    Leaving,
     Log,
+    LogShown,
     LookupActor,
     Peer,
     Preload,
@@ -110,7 +112,7 @@ class Call(msgspec.Struct, array_like=True, gc=False, tag=2):
 
     `args` is the pickled (args, kwargs), or `large` is the object that holds it. `deps` are the
     values of the references among the arguments, in the order of their slots. `returns` is
-    STREAMING for a generator.
+    STREAMING for a generator. `final`: no retry is left should its worker die.
     """
 
     id: bytes
@@ -121,6 +123,7 @@ class Call(msgspec.Struct, array_like=True, gc=False, tag=2):
     deps: list[ObjectValue] | None = None
     large: ObjectValue | None = None
     details: Details | None = None
+    final: bool = False
 
 
 class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
@@ -379,6 +382,8 @@ Message = (
     | Kept
     | Attach
     | Log
+    | LogShown
+    | Leaving
     | Stop
     | Fork
     | Forked

@@ -29,6 +29,8 @@ __all__ = ["Demand", "NodeEdge", "NodeMachine", "Worker"]
 # Forks in one go: more would starve the workers that already run.
 _START_LIMIT = 8
 _REMOVED = "its placement group was removed"
+# So many in a row that die before their hello, and starting more is no use.
+_STILLBORN_MAX = 20
 
 
 class NodeEdge(Protocol):
@@ -370,9 +372,28 @@ class NodeMachine:
     # ------------------------------------------------------------------ workers
 
     def on_kept(self, process: bytes, now: float) -> None:
-        """A worker that was to end is still needed as an owner; it may as well work."""
-        if self.roster.keep(process, now):
+        """A worker that was to end is still needed as an owner; it may as well work.
+
+        One that has run as many calls as it may only lives on, and ends by itself.
+        """
+        worker = self.workers.get(process)
+        if worker is not None and worker.leaving:
+            self._release(worker)
             self.schedule(now)
+        elif self.roster.keep(process, now):
+            self.schedule(now)
+
+    def on_leaving(self, process: bytes, now: float) -> None:
+        """A worker has run as many calls as it may; it gives back what it is sent from now on."""
+        worker = self.workers.get(process)
+        if worker is None:
+            return
+        worker.leaving = True
+        if worker.use == "lease":
+            worker.reclaim = 2
+            self._edge.send(worker.owner, LeaseReclaim(process, True))
+        elif worker.use == "":
+            self.roster.end(worker)
 
     def on_worker_ready(
         self, process: bytes, pid: int, now: float, environment: bytes = b""
@@ -381,13 +402,16 @@ class NodeMachine:
         worker = self.roster.ready(process, pid, environment, now)
         self.schedule(now, worker)
 
-    def on_start_failed(self, now: float, environment: bytes = b"", cause: str = "") -> None:
-        """A worker died before its hello."""
+    def on_start_failed(self, now: float, environment: bytes = b"", cause: str = "") -> bool:
+        """A worker died before its hello. False when so many have in a row that none will live."""
         failed = self.roster.failed(environment)
         if environment and failed >= self._config.worker_starts_max:
             text = f"{failed} workers in a row died before they were ready; the last {cause}"
             self.on_setup_failed(environment, text)
+        elif failed >= _STILLBORN_MAX:
+            return False
         self.schedule(now)
+        return True
 
     def on_setup_failed(self, environment: bytes, text: str) -> None:
         """An environment cannot be set up: what waits for it fails; later work tries again."""
@@ -400,6 +424,9 @@ class NodeMachine:
         """An owner gives a worker back."""
         worker = self.workers.get(process)
         if worker is None or worker.use != "lease":
+            return
+        if worker.leaving:  # what it holds (a GPU) is free when the process is gone
+            self.roster.end(worker)
             return
         spent = bool(worker.devices)
         self._release(worker)

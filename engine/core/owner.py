@@ -24,6 +24,8 @@ from engine.core.control import (
 )
 from engine.core.dispatch import Dispatcher, Task
 from engine.core.ids import IdSource, owner_of, short
+from engine.core.intensity import Deaths, backoff
+from engine.core.logs import quote
 from engine.core.messages import (
     AddBorrower,
     BorrowAck,
@@ -85,6 +87,7 @@ class Owner:
         self._checkpoint_refs: dict[bytes, deque[Any]] = {}
         self._dead: dict[bytes, str] = {}  # processes known to be dead, and why
         self._waiting: dict[bytes, Task] = {}  # tasks and calls whose arguments are pending
+        self.delayed: list[tuple[float, Task]] = []  # to be tried again then
         self.unfinished = 0
         self.unfinished_bytes = 0
         self._handlers: dict[type, Callable[[bytes, Any, float], None]] = {
@@ -195,6 +198,7 @@ class Owner:
         """Cancel what a call that runs here has submitted and is not answered yet."""
         # A scan of everything that is pending: cancelling is rare, and submitting stays cheap.
         tasks = [*self.dispatch.tasks(), *self.callers.tasks(), *self._waiting.values()]
+        tasks += [task for _when, task in self.delayed]
         for task in tasks:
             if task.parent is not None and task.parent.id == call_id:
                 self._cancel(task, force, True)
@@ -208,8 +212,8 @@ class Owner:
             return
         if task.actor is not None:
             self.callers.remove(task.actor, task)
-        elif not task.missing:
-            self.dispatch.remove(task)
+        elif not task.missing and not self.dispatch.remove(task):
+            self.delayed = [one for one in self.delayed if one[1] is not task]
         self._fail(task, _cancelled(task))
 
     def _register(self, task: Task) -> None:
@@ -394,7 +398,7 @@ class Owner:
             running = tasks[0].id if tasks else b""
         for task in tasks:
             if task.id == running:
-                self._charge(task, message)
+                self._charge(task, message, now)
             elif task.cancelled:
                 self._fail(task, _cancelled(task))
             else:  # not started, or finished and the answer was lost: innocent
@@ -410,23 +414,41 @@ class Owner:
         """Something of a process that is known to be dead came up later."""
         self.objects.on_process_died(process, self._dead[process])
 
-    def _charge(self, task: Task, message: WorkerDied) -> None:
+    def _charge(self, task: Task, message: WorkerDied, now: float) -> None:
+        """A task's worker died while it ran: once more, after a while, or not any more."""
+        config, deaths = self._config, task.deaths
+        if deaths is None:
+            deaths = Deaths(config.restart_deaths_max, config.restart_window_seconds)
+            task.deaths = deaths
         task.attempts += 1
-        poison = task.attempts >= self._config.task_deaths_max
+        deaths.add(now, message.pid, message.cause)
+        poison = deaths.too_many(now)
         if task.retries != 0 and not poison:
             task.retries -= task.retries > 0
-            self.dispatch.enqueue(task)
+            task.worker = b""
+            if message.kind:  # memory is short: not at once
+                deaths.by_memory += 1
+                first, longest = config.memory_backoff_seconds, config.memory_backoff_seconds_max
+                self.delayed.append((now + backoff(deaths.by_memory, first, longest), task))
+            else:
+                self.dispatch.enqueue(task)
             return
-        why = "it was cancelled" if task.cancelled else "no retries are left"
+        over = deaths.limit_text() if poison and task.retries else "no retries are left"
+        if task.cancelled:
+            over = "it was cancelled"
         text = (
             f"the worker (pid {message.pid}) that ran {task.name} ({short(task.id)}) "
-            f"{message.cause}; this was attempt {task.attempts} and {why}"
+            f"{message.cause}; this was attempt {task.attempts} and {over}"
         )
-        self._fail(task, encode_failure("WorkerCrashedError", text))
+        if deaths.count > 1:
+            text += f". It {deaths.story()}"
+        kind = message.kind or "WorkerCrashedError"
+        self._fail(task, encode_failure(kind, text, quote(message.words)))
 
     def node_died(self, cause: str) -> None:
         """The node is gone: everything pending fails, nobody waits."""
         failure = encode_failure("NodeDiedError", f"the node process {cause}")
+        self.delayed.clear()
         for object_id, entry in list(self.objects.entries.items()):
             if entry.value is None:
                 self.objects.resolve(object_id, failure)
@@ -447,7 +469,15 @@ class Owner:
 
     def tick(self, now: float) -> float | None:
         """Time has passed; returns when to look again."""
-        return self.dispatch.tick(now)
+        following = self.dispatch.tick(now)
+        if self.delayed:
+            due = [task for when, task in self.delayed if when <= now]
+            self.delayed = [one for one in self.delayed if one[0] > now]
+            for task in due:
+                self.dispatch.enqueue(task)
+            looks = [when for when, _task in self.delayed]
+            following = min(looks if following is None else [*looks, following], default=None)
+        return following
 
     def pending_reason(self, object_id: bytes) -> str:
         """Why an object is not there yet, for messages to people."""
@@ -463,6 +493,8 @@ class Owner:
             return f"{task.name} waits for its arguments"
         if task.actor is not None and not task.worker:
             return f"{task.name} waits for its actor ({task.actor.state})"
+        if not task.worker and any(one is task for _when, one in self.delayed):
+            return f"{task.name} was stopped for its memory and waits before it is tried again"
         if not task.worker:
             return f"{task.name} waits for a worker with {task.shape.placing.resources}"
         return f"{task.name} is on its way to, or runs in, process {short(task.worker)}"

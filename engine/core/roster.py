@@ -35,6 +35,7 @@ class Worker:
         "blocked",
         "devices",
         "environment",
+        "leaving",
         "lent",
         "owner",
         "pid",
@@ -46,6 +47,7 @@ class Worker:
         "title",
         "units",
         "use",
+        "weighed",
     )
 
     def __init__(self, process: bytes, pid: int, environment: bytes = b"") -> None:
@@ -63,6 +65,8 @@ class Worker:
         self.lent: dict[str, int] = {}  # of its units, while it is blocked
         self.since = 0.0
         self.reclaim = 0
+        self.leaving = False  # has run as many calls as it may
+        self.weighed = False  # its memory was looked at since it fell idle
 
     def kept_units(self) -> dict[str, int]:
         """What it has and has not lent out."""
@@ -144,19 +148,34 @@ class Roster:
         """A worker has nothing to do. It ends if it is `spent`, and the oldest if it is too many.
         """
         worker.use, worker.owner, worker.since = "", b"", now
+        worker.weighed = spent
         self._idle.append(worker)
         if spent:
             worker.environment = _SPENT
-            self._end(worker)
+            self.end(worker)
         elif len(self._idle) > self._config.idle_workers_max:
-            self._end(self._idle[0])
+            self.end(self._idle[0])
+
+    def unweighed(self) -> list[Worker]:
+        """Idle workers whose memory was not looked at since they fell idle; now it is."""
+        found = [worker for worker in self._idle if not worker.weighed]
+        for worker in found:
+            worker.weighed = True
+        return found
 
     # ------------------------------------------------------------------ end
 
-    def _end(self, worker: Worker) -> None:
-        self._idle.remove(worker)
-        worker.use = "retiring"
+    def end(self, worker: Worker) -> None:
+        """Have a worker without work end, unless it is needed as an owner."""
+        if worker in self._idle:
+            self._idle.remove(worker)
+        worker.use, worker.owner = "retiring", b""
         self._edge.send(worker.process, Retire())
+
+    def replace(self, worker: Worker) -> None:
+        """End an idle worker and start another."""
+        self.end(worker)
+        self.start(worker.environment, self._starting.get(worker.environment, 0) + 1)
 
     def retire(self, now: float) -> float | None:
         """End workers that have been idle for long; the time of the next look, if one is due."""
@@ -169,7 +188,7 @@ class Roster:
                 spare -= 1
             until = worker.since + self._config.worker_idle_seconds
             if until <= now:
-                self._end(worker)
+                self.end(worker)
             elif following is None or until < following:
                 following = until
         return following

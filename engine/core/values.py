@@ -58,19 +58,23 @@ class ObjectValue(msgspec.Struct, array_like=True, gc=False, tag=24):
 
 
 class Failure(msgspec.Struct, array_like=True, gc=False):
-    """An error made by the engine itself: name of a class in `engine.exceptions`, and its text."""
+    """An error made by the engine itself: name of a class in `engine.exceptions`, and its text.
+
+    `detail` stands below the text: the last lines of the process that died.
+    """
 
     kind: str
     text: str
+    detail: str = ""
 
 
 _failure_encoder = msgspec.msgpack.Encoder()
 _failure_decoder = msgspec.msgpack.Decoder(Failure)
 
 
-def encode_failure(kind: str, text: str) -> Value:
+def encode_failure(kind: str, text: str, detail: str = "") -> Value:
     """A value that stands for an error of the engine."""
-    return Value(data=_failure_encoder.encode(Failure(kind, text)), error=ERROR_SYSTEM)
+    return Value(data=_failure_encoder.encode(Failure(kind, text, detail)), error=ERROR_SYSTEM)
 
 
 def decode_failure(value: Value) -> Failure:

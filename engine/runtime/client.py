@@ -197,7 +197,7 @@ class Runtime:
                 self._handle(peer, message, now)
         if self.released:
             self.drain()
-        if self.owner.dispatch.leases:
+        if self.owner.dispatch.leases or self.owner.delayed:
             self._look_at_leases()
 
     def _handle(self, peer: bytes, message: Any, now: float) -> None:

@@ -26,6 +26,7 @@ from engine.core.control import Hello, Stop, Welcome
 from engine.exceptions import EngineError
 from engine.runtime import client, termination
 from engine.runtime.client import Runtime
+from engine.runtime.console import Console
 from engine.runtime.environments import DEVICES
 from engine.wire.connection import Connection, ConnectionClosed
 
@@ -39,15 +40,20 @@ _BOOT = (
 )
 _STORE_SHARE = 0.3  # of the machine's memory, as in Ray
 _STORE_MIN = 75 << 20
+# A node that has closed its line is about to exit.
+_EXIT_SECONDS = 1.0
 _driver: Driver | None = None
 
 
 class Driver:
     """The node process this driver started, and the runtime that talks to it."""
 
-    def __init__(self, runtime: Runtime, node: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, runtime: Runtime, node: subprocess.Popen[bytes], console: Console
+    ) -> None:
         self.runtime = runtime
         self.node = node
+        self.console = console
         self.pid = os.getpid()
 
 
@@ -61,6 +67,8 @@ def start(
     devices: list[str] | None = None,
     labels: dict[str, str] | None = None,
     environment: bytes = b"",
+    log_to_driver: bool = True,
+    memory_limit: int | None = None,
 ) -> Driver:
     """Start node and workers and connect. Raises EngineError when the node does not come up.
 
@@ -92,13 +100,15 @@ def start(
         "driver": process,
         "driver_pid": os.getpid(),
         "preload": preload,
+        "log_to_driver": log_to_driver,
+        "memory_limit": memory_limit,
         "prestart": max(1, min(int(resources.get("CPU", 1)), 64)),
     }
     head = msgspec.msgpack.encode(begin)
     mine.settimeout(config.start_timeout_seconds)
     try:
         mine.sendall(len(head).to_bytes(4, "little") + head)
-        welcome, connection = _handshake(mine, process, config)
+        welcome, early, connection = _handshake(mine, process, config)
     except (OSError, ConnectionClosed) as error:
         node.kill()
         code = node.wait()
@@ -107,15 +117,26 @@ def start(
             "on stderr."
         ) from error
     runtime = Runtime(process, config, welcome.node, welcome.info, environment)
-    connection.peer = welcome.node
-    connection.pid = node.pid
-    runtime.attach(connection)
-    client.set_current(runtime)
-    runtime.reactor.start_service()
-    _driver = Driver(runtime, node)
+    _driver = _attach(runtime, node, connection, early)
     atexit.register(stop)
     termination.catch()
     return _driver
+
+
+def _attach(
+    runtime: Runtime, node: subprocess.Popen[bytes], connection: Connection, early: list[Any]
+) -> Driver:
+    """Make it this process's runtime; `early` came with the node's welcome."""
+    console = Console(runtime)
+    runtime.unclaimed = console.on_message
+    connection.peer = runtime.node
+    connection.pid = node.pid
+    runtime.attach(connection)
+    client.set_current(runtime)
+    with runtime.lock:
+        runtime._on_messages(connection, early)
+    runtime.reactor.start_service()
+    return Driver(runtime, node, console)
 
 
 def _environment() -> dict[str, str]:
@@ -130,7 +151,7 @@ def _environment() -> dict[str, str]:
 
 def _handshake(
     sock: socket.socket, process: bytes, config: Config
-) -> tuple[Welcome, Connection]:
+) -> tuple[Welcome, list[Any], Connection]:
     timeout = sock.gettimeout()
     connection = Connection(sock, b"", frame_max=config.frame_bytes_max, passing=True)
     connection.out.append(Hello(process, os.getpid(), "driver"))
@@ -139,10 +160,10 @@ def _handshake(
     messages: list[Any] = []
     while not messages:
         messages = connection.receive_some()
-    assert isinstance(messages[0], Welcome)
-    assert len(messages) == 1
+    welcome, *early = messages
+    assert isinstance(welcome, Welcome)
     sock.setblocking(False)
-    return messages[0], connection
+    return welcome, early, connection
 
 
 def stop() -> None:
@@ -156,16 +177,31 @@ def stop() -> None:
     if driver.pid != os.getpid():  # a fork of the driver: the engine is its parent's
         client.set_current(None)
         return
-    runtime, node = driver.runtime, driver.node
-    deadline = perf_counter() + runtime.config.stop_timeout_seconds
+    runtime, node, console = driver.runtime, driver.node, driver.console
     if runtime.node_alive:
         with runtime.lock:
             runtime.send(runtime.node, Stop("the driver shut the engine down"))
             runtime.reactor.flush()
+        _await_end(runtime, console)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            node.wait(max(0.0, deadline - perf_counter()))
+            node.wait(_EXIT_SECONDS if not runtime.node_alive else 0.0)
     if node.poll() is None:
         node.send_signal(signal.SIGKILL)  # its workers go with it: the kernel sees to that
     node.wait()
     client.set_current(None)
+    console.close()
     runtime.close()
+
+
+def _await_end(runtime: Runtime, console: Console) -> None:
+    """Hear the node out: it closes the line when all processes are gone and all they said is here.
+
+    It is given up when it has not done so in time, unless what it has to say is still being
+    printed: that takes as long as the reader of our streams wants it to.
+    """
+    while runtime.node_alive:
+        shown = console.shown
+        deadline = perf_counter() + runtime.config.stop_timeout_seconds
+        runtime.reactor.wait_until(lambda: not runtime.node_alive, deadline)
+        if not console.busy and console.shown == shown:
+            return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import inspect
 import os
 import sys
@@ -27,11 +28,17 @@ if TYPE_CHECKING:
     from engine.runtime.client import Runtime
     from engine.runtime.replay import Replay
 
-__all__ = ["ActorExit", "Deferred", "Execution", "is_coroutine"]
+__all__ = ["ActorExit", "Deferred", "Execution", "is_coroutine", "plain_name"]
 
 _EVENTS_KEPT = 10_000
 _PLAIN = (int, float, str, bytes, bool, type(None))
 _NONE = codec.encode(None).data
+
+
+def plain_name(function: Any) -> str:
+    """A function's name as people know it: without the function it was defined in."""
+    name = str(getattr(function, "__qualname__", "task"))
+    return name.rpartition("<locals>.")[2]
 
 
 class ActorExit(SystemExit):
@@ -75,6 +82,9 @@ class Execution:
         self.actor_id = b""
         self.actor_class = ""
         self._methods: dict[str, Any] = {}
+        self.describe: Any = None  # tells the node what runs, for what it prints
+        self._described: Any = None
+        self._final = False
         self.unsettled: dict[bytes, Any] = {}  # references in results, until the caller has them
         self.consumed: dict[bytes, int] = {}  # items of generator calls that callers have taken
         self.parts: dict[bytes, list[ObjectValue]] = {}  # dependencies ahead of their calls
@@ -150,6 +160,12 @@ class Execution:
         try:
             if isinstance(call, Call):
                 function = self._functions.get(call.key) or self.definition(call.key)
+                if (
+                    function is not self._described
+                    or call.final is not self._final
+                    or call.details is not None
+                ):
+                    self._announce(call, function)
             else:
                 function = self._methods.get(call.method) or self.method(call.method)
             if call.args or call.large is not None:
@@ -185,6 +201,12 @@ class Execution:
             )
             return
         self.reply(peer, call, result, start)
+
+    def _announce(self, call: Call, function: Any) -> None:
+        """Something else runs from now on than what was noted last."""
+        name = call.details.name if call.details is not None else ""
+        self._described, self._final = None if name else function, call.final
+        self.describe(name or plain_name(function), call.final)
 
     # ------------------------------------------------------------------ generators
 
@@ -395,19 +417,29 @@ class Execution:
         cls = self._become(create)
         args, kwargs = read_arguments(self.runtime, create, self.parts)
         self.actor = cls(*args, **kwargs)
+        self._introduce()
 
     def _become(self, create: CreateActor) -> Any:
         self.blobs[create.key] = create.blob
         self.cls = cls = self.definition(create.key)
         self.actor_id, self.actor_class = create.id, cls.__name__
         self.facts, self.restarts = create.options, create.restarts
+        self.describe(cls.__name__, False)
         return cls
+
+    def _introduce(self) -> None:
+        """What the actor prints is labelled with its __repr__, if it has one of its own."""
+        if getattr(self.cls, "__repr__", None) is not object.__repr__:
+            # A user's __repr__ may raise anything; the actor is called by its class then.
+            with contextlib.suppress(Exception):
+                self.describe(repr(self.actor).replace("\n", " "), False)
 
     def restore(self, create: CreateActor, message: Restore, fd: int) -> None:
         """Make the actor from its last checkpoint; its constructor does not run."""
         cls = self._become(create)
         assert self.replay is not None
         self.actor = self.replay.restore(cls, message, fd)
+        self._introduce()
 
     def is_async(self) -> bool:
         """Whether the actor has coroutine methods."""

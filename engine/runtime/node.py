@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import select
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -39,6 +39,8 @@ from engine.core.control import (
     KillWorker,
     LeaseRequest,
     LeaseReturn,
+    Leaving,
+    LogShown,
     LookupActor,
     Peer,
     Preload,
@@ -58,24 +60,33 @@ from engine.core.messages import FreeBlock
 from engine.core.node import NodeMachine
 from engine.core.store import StoreMachine
 from engine.runtime import zygote
+from engine.runtime.ending import end_all
+from engine.runtime.logs import WorkerLogs
+from engine.runtime.memory_watch import MemoryWatch, private_bytes
 from engine.runtime.notebook import Notebook
-from engine.runtime.process import become_subreaper, exit_cause, socket_from
+from engine.runtime.process import (
+    become_subreaper,
+    exit_cause,
+    raise_descriptor_limit,
+    socket_from,
+)
 from engine.runtime.reactor import Reactor
 from engine.runtime.segments import CheckpointFiles, SegmentFiles
 from engine.runtime.services import Services
 from engine.wire.connection import Connection
 
-__all__ = ["Node", "main"]
+__all__ = ["Node", "Process", "main"]
 
 # Dead processes whose pid and cause can still be told to those who ask late.
 _DEAD_KEPT = 10_000
 
 
-class _Process:
+class Process:
     """A process of this node: the driver, a worker, or the zygote."""
 
     __slots__ = (
-        *("connection", "environment", "expected", "kind", "notebook", "peers", "pid", "pidfd"),
+        *("connection", "environment", "error", "expected", "kind", "notebook", "peers", "pid"),
+        *("pidfd", "shared"),
     )
 
     def __init__(self, kind: str, connection: Connection | None, pid: int) -> None:
@@ -84,9 +95,11 @@ class _Process:
         self.pid = pid
         self.pidfd = -1
         self.peers: set[bytes] = set()
-        self.expected = ""
+        self.expected = ""  # why the engine itself killed it, and the error its owners get
+        self.error = ""
         self.environment = b""
         self.notebook: Notebook | None = None
+        self.shared = 0  # bytes of memory that a worker had from its zygote
 
 
 class Node:
@@ -96,6 +109,7 @@ class Node:
         self.id = secrets.token_bytes(8)
         self.config = msgspec.convert(start["config"], Config)
         self.start = start
+        self.driver = start["driver"]
         self.reactor = Reactor(
             self._on_messages, self._on_closed, self._on_tick,
             spin_seconds=0.0, tick_seconds=1.0,
@@ -104,20 +118,28 @@ class Node:
             start["resources"], self.config, self,
             devices=start["devices"], environment=start["environment"],
         )
-        self.head = HeadMachine(self)
+        self.head = HeadMachine(self, self.config)
         self.store = StoreMachine(start["object_store_memory"], self)
         self._files = SegmentFiles()
         self._checkpoints = CheckpointFiles()
         self.gatherings = Gatherings(self.send)
         self.services = Services(self)
-        self._processes: dict[bytes, _Process] = {}
+        self.logs = WorkerLogs(self.reactor, self.config, partial(self.send, self.driver))
+        self.memory = MemoryWatch(self, start["memory_limit"])
+        self._processes: dict[bytes, Process] = {}
         self._dead: dict[bytes, tuple[int, str]] = {}
         self.stopping = ""
+        self._ending = False
         self._zygote = b"zygote--"
         self._successor = b""
         self._preloads: list[str] = []
-        self.driver = start["driver"]
-        self._handlers: dict[type, Callable[[bytes, Any], None]] = {
+        self._handlers = self._routes()
+        self._start_zygote()
+        self._add(self.driver, "driver", driver, start["driver_pid"])
+        self._watch_pid(self.driver)
+
+    def _routes(self) -> dict[type, Callable[[bytes, Any], None]]:
+        return {
             Hello: self._on_hello,
             Forked: self._on_forked,
             Preloaded: self._on_preloaded,
@@ -146,10 +168,9 @@ class Node:
             CensusReply: self.store.on_census,
             Gathered: self.gatherings.on_gathered,
             Kept: lambda peer, message: self.machine.on_kept(peer, perf_counter()),
+            Leaving: lambda peer, message: self.machine.on_leaving(peer, perf_counter()),
+            LogShown: lambda peer, message: self.logs.on_shown(message),
         }
-        self._start_zygote()
-        self._add(self.driver, "driver", driver, start["driver_pid"])
-        self._watch_pid(self.driver)
 
     # ------------------------------------------------------------------ life
 
@@ -157,37 +178,11 @@ class Node:
         """Serve until told to stop, or until the driver is gone; then end every process."""
         self.machine.roster.start(self.start["environment"], int(self.start["prestart"]))
         self.reactor.wait_until(lambda: bool(self.stopping))
-        self._end_all()
-
-    def _end_all(self) -> None:
-        for process in self._processes.values():
-            if process.kind == "worker" and process.connection is not None:
-                process.connection.out.append(Stop(self.stopping))
-                with contextlib.suppress(Exception):  # a worker that is gone already
-                    process.connection.flush()
-        deadline = perf_counter() + self.config.stop_timeout_seconds / 4
-        pidfds = [one.pidfd for one in self._processes.values() if one.kind == "worker"]
-        self._await_exits([fd for fd in pidfds if fd >= 0], deadline)
-        for process in self._processes.values():
-            if process.kind != "driver" and process.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
-        while True:
-            try:
-                os.waitpid(-1, 0)
-            except ChildProcessError:
-                return
-
-    @staticmethod
-    def _await_exits(pidfds: list[int], deadline: float) -> None:
-        poll = select.poll()
-        for fd in pidfds:
-            poll.register(fd, select.POLLIN)
-        left = set(pidfds)
-        while left and (wait := deadline - perf_counter()) > 0:
-            for fd, _ in poll.poll(wait * 1000):
-                left.discard(fd)
-                poll.unregister(fd)
+        self._ending = True
+        end_all(
+            self.stopping, self._processes.values(), self.reactor, self.logs,
+            self.config.stop_timeout_seconds / 4,
+        )  # fmt: skip
 
     def _on_stop(self, peer: bytes, message: Stop) -> None:
         self.stopping = message.reason or "the driver shut the engine down"
@@ -210,7 +205,7 @@ class Node:
             sock, process, frame_max=self.config.frame_bytes_max, passing=True
         )
         connection.pid = pid
-        self._processes[process] = _Process(kind, connection, pid)
+        self._processes[process] = Process(kind, connection, pid)
         self.reactor.add(connection)
 
     def start_worker(self, environment: bytes) -> None:
@@ -226,7 +221,9 @@ class Node:
         if line is None:  # it has just died, and so will this node
             theirs.close()
             return process
-        line.send_fd(Fork(process, kind == "zygote", environment), theirs.detach())
+        streams = self.logs.open(process) if kind == "worker" else ()
+        fork = Fork(process, kind == "zygote", environment)
+        line.send_fd(fork, theirs.detach(), *streams)
         self.reactor.flush_one(line)
         return process
 
@@ -252,6 +249,10 @@ class Node:
         if process is None:
             return
         process.pid = message.pid
+        if process.kind == "worker":
+            self.logs.met(message.process, message.pid, None)
+            zygote = self._processes.get(peer)
+            process.shared = private_bytes(zygote.pid) if zygote is not None else 0
         self._watch_pid(message.process)
 
     def _watch_pid(self, process: bytes) -> None:
@@ -280,6 +281,7 @@ class Node:
         del self._processes[process]
         if record.kind == "driver":
             self.stopping = self.stopping or "its driver died"
+            self.logs.stop_forwarding()
             return
         cause = self._cause(record.pid)
         if record.kind == "zygote":
@@ -288,12 +290,18 @@ class Node:
             elif process == self._successor:
                 self._successor = b""
             return
+        words = self.logs.on_died(process)
+        if self._ending:
+            return
         running = record.notebook.close() if record.notebook is not None else b""
         now = perf_counter()
-        died = WorkerDied(process, record.pid, record.expected or cause, running)
+        words = [] if record.expected else words  # they are no reason then
+        cause = record.expected or cause
+        died = WorkerDied(process, record.pid, cause, running, record.error, words)
         worker = self.machine.on_died(process, now)
-        if worker is None:
-            self.machine.on_start_failed(now, record.environment, cause)
+        if worker is None and not self.machine.on_start_failed(now, record.environment, cause):
+            self.stopping = f"its workers die before they begin: the last (pid {died.pid}) {cause}"
+            sys.stderr.write(f"penstock: the node ends: {self.stopping}\n")
         self._dead[process] = (record.pid, died.cause)
         if len(self._dead) > _DEAD_KEPT:
             del self._dead[next(iter(self._dead))]
@@ -301,7 +309,11 @@ class Node:
             self.send(peer, died)
             self.send(peer, Peer(process, record.pid, False))  # it may have asked for a new line
         self.send(self.driver, died)
-        self.head.on_process_died(process, record.pid, record.expected or cause, record.peers)
+        self.head.on_process_died(
+            process, record.pid, cause, record.peers,
+            now=now, memory=bool(record.error), words=words,
+        )  # fmt: skip
+        self.reactor.look_at(now)
         self.store.on_died(process)
         self.gatherings.on_died(process)
         for orphan in self.machine.workers.values():
@@ -316,11 +328,11 @@ class Node:
             return "is gone"
         return exit_cause(status) if _pid else "is gone"
 
-    def kill(self, process: bytes, cause: str) -> None:
-        """SIGKILL a worker; `cause` is what its owners are told."""
+    def kill(self, process: bytes, cause: str, error: str = "") -> None:
+        """SIGKILL a worker; `cause` is what its owners are told, by an exception `error`."""
         record = self._processes.get(process)
         if record is not None and record.kind != "driver" and record.pid:
-            record.expected = cause
+            record.expected, record.error = cause, error
             with contextlib.suppress(ProcessLookupError):
                 os.kill(record.pid, signal.SIGKILL)
 
@@ -360,13 +372,14 @@ class Node:
         self.send_fd(other, Peer(one, first.pid), theirs.detach())
 
     def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
+        if self._ending:  # nothing is begun any more
+            messages = [one for one in messages if isinstance(one, Forked | LogShown)]
         for message in messages:
             handler = self._handlers.get(type(message))
             if handler is None:
                 raise AssertionError(f"the node cannot handle {message!r}")
             handler(connection.peer, message)
-        if not self.reactor.ticking:
-            self.reactor.look_at(perf_counter() + self.config.lease_quantum_seconds)
+        self.reactor.look_at(perf_counter() + self.config.lease_quantum_seconds)
 
     def _on_closed(self, connection: Connection) -> None:
         process = self._processes.get(connection.peer)
@@ -374,15 +387,19 @@ class Node:
             process.connection = None
             if process.kind == "driver":
                 self.stopping = self.stopping or "its driver closed the connection"
+                self.logs.stop_forwarding()
 
     def _on_hello(self, peer: bytes, message: Hello) -> None:
         record = self._processes[peer]
         if record.kind == "worker" and record.connection is not None:
             record.notebook = Notebook(record.connection.take_descriptor())
+            self.logs.met(peer, message.pid, record.notebook)
         if message.error:  # it ends by itself, which is when its start has failed
             self.machine.on_setup_failed(record.environment, message.error)
             return
         self.send(peer, Welcome(self.id, self.welcome()))
+        if record.kind == "driver":
+            self.logs.listening = self.start["log_to_driver"]
         if record.kind == "worker":
             record.pid = message.pid
             self.machine.on_worker_ready(
@@ -412,8 +429,13 @@ class Node:
         }
 
     def _on_tick(self, now: float) -> float | None:
-        looks = [self.machine.tick(now), self.store.tick(now), self.gatherings.tick(now)]
-        return min((look for look in looks if look is not None), default=None)
+        if self._ending:
+            return self.logs.tick(now)
+        looks = [
+            *(self.machine.tick(now), self.store.tick(now), self.gatherings.tick(now)),
+            *(self.head.tick(now), self.logs.tick(now), self.memory.tick(now)),
+        ]
+        return min(look for look in looks if look is not None)
 
     # ------------------------------------------------------------------ head's edge
 
@@ -512,6 +534,18 @@ class Node:
         """Answer a request for memory with an error."""
         self.reply(process, number, {"kind": "ObjectStoreFullError"}, text)
 
+    # ------------------------------------------------------------------ watching workers
+
+    def notes(self, process: bytes) -> tuple[Notebook, int]:
+        """The page of a worker, and the bytes of memory it had from its zygote."""
+        record = self._processes[process]
+        assert record.notebook is not None  # it came with the worker's hello
+        return record.notebook, record.shared
+
+    def store_bytes(self) -> int:
+        """Memory that the object store really takes."""
+        return self._files.touched()
+
     def processes(self) -> list[tuple[bytes, str, int]]:
         """Id, kind and pid of every process."""
         return [(one, record.kind, record.pid) for one, record in self._processes.items()]
@@ -522,6 +556,7 @@ def main(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     become_subreaper()
+    raise_descriptor_limit()
     sock = socket_from(fd)
     size = int.from_bytes(_exactly(sock, 4), "little")
     start = msgspec.msgpack.decode(_exactly(sock, size))

@@ -1,8 +1,9 @@
 """What a worker is doing, written where it survives the worker.
 
-A page of shared memory that the worker writes and the node reads after its death: which call ran.
-Replies travel in bursts, so without it nobody could tell the call that killed the worker from
-those that were finished and whose answers were lost with it.
+A page of shared memory that the worker writes and the node reads: which call runs, whether it is
+its last try, and a title for people. The call is read after the worker's death: replies travel in
+bursts, so without it nobody could tell the call that killed the worker from those that were
+finished and whose answers were lost with it. The title names whoever prints, and changes seldom.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from engine.core.ids import ID_BYTES
 __all__ = ["Notebook"]
 
 _SIZE = mmap.PAGESIZE
+_FINAL = ID_BYTES + 1  # after the call's id and whether it runs
+_TITLE = _FINAL + 1  # its length in two bytes, then the text
+_TITLE_BYTES_MAX = 200
 
 
 class Notebook:
@@ -45,9 +49,31 @@ class Notebook:
         """It has ended; its answer is on its way."""
         self._page[ID_BYTES] = 0
 
+    def describe(self, title: str, final: bool) -> None:
+        """What runs from now on, for people, and whether it cannot be tried again."""
+        text = title.encode("utf-8", "replace")[:_TITLE_BYTES_MAX]
+        head = bytes((final,)) + len(text).to_bytes(2, "little")
+        self._page[_FINAL : _TITLE + 2 + len(text)] = head + text
+
+    @property
+    def running(self) -> bytes:
+        """The call that runs, or nothing."""
+        return self._page[:ID_BYTES] if self._page[ID_BYTES] else b""
+
+    @property
+    def final(self) -> bool:
+        """Whether what runs cannot be tried again."""
+        return bool(self._page[_FINAL])
+
+    @property
+    def title(self) -> str:
+        """What runs, or ran last; it may be a mixture when read while it is being written."""
+        size = int.from_bytes(self._page[_TITLE : _TITLE + 2], "little")
+        return self._page[_TITLE + 2 : _TITLE + 2 + size].decode("utf-8", "replace")
+
     def close(self) -> bytes:
         """The call that was running, or nothing; the page is given up."""
-        running = self._page[:ID_BYTES] if self._page[ID_BYTES] else b""
+        running = self.running
         self._page.close()
         os.close(self._fd)
         return running

@@ -26,6 +26,10 @@ class SegmentFiles:
         """A descriptor to send away."""
         return os.dup(self._fds[segment])
 
+    def touched(self) -> int:
+        """Bytes of memory that the segments really take."""
+        return sum(os.fstat(fd).st_blocks * 512 for fd in self._fds.values())
+
     def drop(self, segment: int) -> None:
         """Close the node's descriptor; the memory goes when nobody maps it any more."""
         os.close(self._fds.pop(segment))

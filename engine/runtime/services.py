@@ -34,6 +34,8 @@ class Services:
             "nodes": self._nodes,
             "state": self._state,
             "why": self._why,
+            "logs": self._logs,
+            "log": self._log,
             **self.groups.handlers,
         }
 
@@ -132,6 +134,34 @@ class Services:
             "object_store_limit": node.store.limit,
         }
         self._node.reply(peer, number, [record])
+
+    def _logs(self, peer: bytes, number: int) -> None:
+        self._node.reply(peer, number, self._node.logs.sources())
+
+    def _log(
+        self,
+        peer: bytes,
+        number: int,
+        pid: int | None,
+        actor: bytes | None,
+        title: str | None,
+        stream: int | None,
+        tail: int,
+    ) -> None:
+        process = None
+        if actor is not None:
+            record = self._node.head.actors.get(actor)
+            process = record.process if record is not None else b""
+        try:
+            lines = self._node.logs.select(
+                pid=pid, process=process, title=title, stream=stream, tail=tail
+            )
+        except KeyError as error:
+            asked = pid or title or f"actor {(actor or b'').hex()}"
+            text = f"nothing is kept of {asked}; workers that live: {error.args[0] or 'none'}"
+            self._fail(peer, number, "ValueError", text)
+        else:
+            self._node.reply(peer, number, lines)
 
     def _state(self, peer: bytes, number: int) -> None:
         node = self._node

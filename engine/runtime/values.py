@@ -147,7 +147,7 @@ class Values:
             return error.as_instanceof_cause()
         failure = decode_failure(value)
         kind: type[BaseException] = getattr(exceptions, failure.kind, exceptions.EngineError)
-        return kind(failure.text)
+        return kind(failure.text + failure.detail)
 
 
 _pinned: Any = None

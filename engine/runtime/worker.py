@@ -8,6 +8,7 @@ back, cancellation, the end.
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import signal
 import socket
@@ -28,10 +29,12 @@ from engine.core.control import (
     Hello,
     Kept,
     KillActor,
+    Leaving,
     Retire,
     Stop,
     Welcome,
 )
+from engine.core.ids import owner_of
 from engine.core.messages import (
     ActorCall,
     Call,
@@ -85,10 +88,13 @@ class Worker:
         self.concurrent: Groups | None = None  # of an actor that runs several calls at a time
         self.running: tuple[bytes, Any] | None = None  # on the main thread
         self._seen_running: tuple[bytes, Any] | None = None  # what ran at the last tick
+        self._leaving = False  # has run as many calls as it may
+        self._lingering = False  # ends as soon as nobody needs what it owns
         runtime.unclaimed = self.on_message
         runtime.before_block = self._give_back_all
         runtime.on_peer_gone = self._on_peer_gone
         runtime.records["events"] = self.execution.timeline
+        self.execution.describe = notebook.describe
 
     # ------------------------------------------------------------------ messages (locked)
 
@@ -233,6 +239,9 @@ class Worker:
     def _has_work(self) -> bool:
         if self.queue or self.stopping is not None:
             return True
+        if self._lingering and not self._is_needed():
+            self.stopping = "ran as many calls as it may"
+            return True
         return self.channel is not None and self.channel.has_work()
 
     def _next(self) -> None:
@@ -248,6 +257,8 @@ class Worker:
             self.stopping = message.cause
         elif type(message) is Retire:
             self._retire()
+        elif type(message) is Leaving:
+            self._leave()
         elif type(message) is ActorCall:
             if self.replay is None and message.caller:  # an actor that may repeat its calls
                 self.replay = self.execution.replay = Replay(self, message.actor, None)
@@ -280,10 +291,50 @@ class Worker:
         runtime = self.runtime
         runtime.settle()
         with runtime.lock:
-            if runtime.owner.objects.entries or self.execution.unsettled:
+            if self._is_needed():
                 runtime.send(runtime.node, Kept())
+                self._lingering = self._leaving
             else:
                 self.stopping = "idle for long"
+
+    def _is_needed(self) -> bool:
+        owner = self.runtime.owner
+        if owner.unfinished or self.execution.unsettled or owner.objects.unsettled:
+            return True
+        if owner.dispatch.leases:
+            return True
+        if not self._leaving:
+            return bool(owner.objects.entries)
+        # What only this process refers to (a function's closure) nobody will ask for any more.
+        me = self.runtime.id
+        return any(
+            entry.borrowers and owner_of(one) == me for one, entry in owner.objects.entries.items()
+        )
+
+    # ------------------------------------------------------------------ leaving
+
+    def leave_soon(self) -> None:
+        """After the call that runs, this worker takes no more of them, and ends."""
+        self.queue.appendleft((self.runtime.id, Leaving()))
+
+    def _leave(self) -> None:
+        """Give back what has not started, and say so: the lease ends, then this process.
+
+        The replies are out by then: the owner gives the lease back when it has all of them.
+        """
+        runtime = self.runtime
+        with runtime.lock:
+            self._leaving = True
+            self._give_back_all()
+            runtime.owner.dispatch.tick(math.inf)  # leases of its own: their holder must not die
+            runtime.unclaimed = self._on_message_leaving
+            runtime.send(runtime.node, Leaving())
+            runtime.reactor.flush()
+
+    def _on_message_leaving(self, peer: bytes, message: Any) -> None:
+        self.on_message(peer, message)
+        if type(message) is Call:
+            self._give_back(peer, 1)
 
     def _create(self, create: CreateActor) -> None:
         execution = self.execution
@@ -327,8 +378,6 @@ def main(sock: socket.socket, process: bytes, environment: bytes = b"") -> int:
     """Join the node over `sock` and serve; returns the exit code."""
     global _worker
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     hello = Connection(sock, b"", frame_max=64 << 20, passing=True)
     notebook = Notebook.create()
     problem = ""

@@ -11,6 +11,7 @@ by a second zygote, forked from the first, which takes over when it is warm.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import importlib
 import os
@@ -21,7 +22,7 @@ import sys
 from typing import Any
 
 from engine.core.control import Fork, Forked, Preload, Preloaded, Stop
-from engine.runtime.process import die_with_parent, keep_freed_memory, socket_from
+from engine.runtime.process import be_first_to_go, die_with_parent, keep_freed_memory, socket_from
 from engine.wire.connection import Connection, ConnectionClosed
 
 __all__ = ["serve"]
@@ -84,11 +85,13 @@ def _warm_up() -> None:
 
 def _fork(connection: Connection, message: Fork, node_pid: int, frame_max: int) -> None:
     fd = connection.take_descriptor()
+    streams = () if message.zygote else (connection.take_descriptor(), connection.take_descriptor())
     reader, writer = os.pipe()
     between = os.fork()
     if between:
         os.close(writer)
-        os.close(fd)
+        for one in (fd, *streams):
+            os.close(one)
         os.waitpid(between, 0)
         pid = int.from_bytes(os.read(reader, 8), "little")
         os.close(reader)
@@ -100,12 +103,28 @@ def _fork(connection: Connection, message: Fork, node_pid: int, frame_max: int) 
         os._exit(0)
     os.close(writer)
     os.close(reader)
-    connection.sock.close()
+    connection.close()  # with what came for those to be forked next
     _wait_for_parent(node_pid)
     if message.zygote:
         gc.unfreeze()
         _loop(socket_from(fd), node_pid, frame_max)
+    _take_streams(*streams)
     _become_worker(fd, message)
+
+
+def _take_streams(out: int, err: int) -> None:
+    """Make these descriptors this process's standard output and error: the node reads them."""
+    for number, fd in enumerate((out, err), 1):
+        os.dup2(fd, number)
+        os.close(fd)
+    # Not those of the node's start, which may have been a file's: lines leave at their end, in
+    # UTF-8 whatever the locale says.
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = os.fdopen(
+            number, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def _wait_for_parent(node_pid: int) -> None:
@@ -121,6 +140,8 @@ def _wait_for_parent(node_pid: int) -> None:
 def _become_worker(fd: int, message: Fork) -> None:
     from engine.runtime import worker
 
+    be_first_to_go()
+    faulthandler.enable(all_threads=False)  # a crash says on stderr which line of Python it was in
     code: Any = 1
     try:
         code = worker.main(socket_from(fd), message.process, message.environment)

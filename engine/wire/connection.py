@@ -85,13 +85,13 @@ class Connection:
         self.sent = 0
         self.received = 0
 
-    def send_fd(self, message: Any, fd: int) -> None:
-        """Queue a message with a descriptor; `fd` is closed here once it has been sent."""
+    def send_fd(self, message: Any, *fds: int) -> None:
+        """Queue a message with descriptors; `fds` are closed here once they have been sent."""
         assert self.passing
-        if len(self.fds_out) == _DESCRIPTORS_MAX:
+        if len(self.fds_out) + len(fds) > _DESCRIPTORS_MAX:
             self._seal()
         self.out.append(message)
-        self.fds_out.append(fd)
+        self.fds_out += fds
 
     def _seal(self) -> None:
         """Make frames of what is queued; the first of them carries the descriptors."""

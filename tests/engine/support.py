@@ -44,9 +44,17 @@ def family() -> list[psutil.Process]:
     return [node, *node.children(recursive=True)]
 
 
-def zygote_pid() -> int:
-    """The zygote: the first child of the node."""
-    return psutil.Process(node_pid()).children()[0].pid
+def zygote_pids() -> list[int]:
+    """The zygotes: children of the node that are no workers.
+
+    Those offer themselves to the kernel should it run out of memory. There may be two zygotes: the
+    second takes over when it has loaded what packages want loaded.
+    """
+    return [
+        child.pid
+        for child in psutil.Process(node_pid()).children()
+        if Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "0"
+    ]
 
 
 def gone(pids: list[int]) -> bool:

@@ -149,8 +149,47 @@ def test_endless_restarts(head: HeadMachine, edge: _Edge) -> None:
         name = b"worker%02d" % number
         head.on_placed(ACTOR, name, number)
         head.on_reported(name, ActorChanged(ACTOR, "alive", name))
-        head.on_process_died(name, number, "SIGKILL")
+        head.on_process_died(name, number, "SIGKILL", now=number * 60.0)
     assert head.actors[ACTOR].state == "restarting"
+
+
+def test_too_many_deaths_at_once_end_endless_restarts(head: HeadMachine, edge: _Edge) -> None:
+    create(head, max_restarts=-1)
+    for number in range(5):
+        name = b"worker%02d" % number
+        head.on_placed(ACTOR, name, number)
+        head.on_process_died(name, number, "exited with code 3", now=number * 0.1)
+    assert edge.told(CREATOR)[-1] == "dead"
+    text = decode_failure(edge.sent[-1][1].failure).text
+    assert "died 5 times within 0.40 s" in text
+    assert text.count("exited with code 3") == 6, "the last one and the story"
+
+
+def test_an_actor_stopped_for_its_memory_waits_before_it_is_placed_again(
+    head: HeadMachine, edge: _Edge
+) -> None:
+    alive(head, max_restarts=2)
+    for number, wait in enumerate((0.5, 1.0)):
+        head.on_process_died(WORKER, 7, "held too much", now=10.0 * number, memory=True)
+        assert len(edge.placing) == number + 1
+        assert head.tick(10.0 * number + wait - 0.1) == 10.0 * number + wait
+        assert head.tick(10.0 * number + wait) is None
+        assert len(edge.placing) == number + 2
+        head.on_placed(ACTOR, WORKER, 7)
+    head.on_process_died(WORKER, 7, "held too much", now=30.0, memory=True, words=["last"])
+    failure = decode_failure(edge.sent[-1][1].failure)
+    assert failure.kind == "ActorOutOfMemoryError"
+    assert failure.detail.endswith("last")
+
+
+def test_an_actor_that_ends_while_it_waits_is_not_placed(head: HeadMachine, edge: _Edge) -> None:
+    alive(head, max_restarts=-1)
+    edge.placing.clear()
+    head.on_process_died(WORKER, 7, "held too much", now=0.0, memory=True)
+    edge.placing.append(ACTOR)  # what `unplace` removes
+    head.kill(ACTOR, True, "was killed")
+    head.tick(99.0)
+    assert edge.placing == []
 
 
 def test_kill_without_restart_ends_a_restarting_actor(head: HeadMachine, edge: _Edge) -> None:

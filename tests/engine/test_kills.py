@@ -19,11 +19,12 @@ from tests.engine.support import (
     attempts,
     eventually,
     family,
+    finished_script,
     gone,
     home,
     kill9,
     node_pid,
-    zygote_pid,
+    zygote_pids,
 )
 
 SECONDS = 10.0
@@ -98,15 +99,6 @@ def test_a_retried_task_succeeds(cluster: Any, tmp_path: Path) -> None:
 
     assert cluster.get(once.remote(str(tmp_path / "runs")), timeout=SECONDS)[-1] == 3
     assert attempts(tmp_path / "runs") == 2
-
-
-def test_poison_with_endless_retries_ends(cluster: Any) -> None:
-    @cluster.remote(max_retries=-1)
-    def poison() -> None:
-        os._exit(9)
-
-    with pytest.raises(exceptions.WorkerCrashedError, match="exited with code 9"):
-        cluster.get(poison.remote(), timeout=30)
 
 
 def test_tasks_queued_behind_the_victim_run_and_are_not_charged(
@@ -336,7 +328,8 @@ def test_the_death_of_the_node_fails_everything_pending(
     thread.start()
     pids = [one.pid for one in family()]
     start = time.monotonic()
-    kill9(node_pid() if who == "node" else zygote_pid())
+    for pid in [node_pid()] if who == "node" else zygote_pids():
+        kill9(pid)
     with pytest.raises(exceptions.NodeDiedError):
         own.get(task, timeout=SECONDS)
     thread.join(SECONDS)
@@ -358,6 +351,37 @@ def test_the_death_of_the_node_fails_everything_pending(
         return 6
 
     assert own.get(f.remote(), timeout=SECONDS) == 6
+
+
+def test_the_zygote_dies_while_it_makes_another(tmp_path: Path) -> None:
+    """One that is loading what packages want loaded, and that the node may not know yet."""
+    (tmp_path / "slow.py").write_text("import time\ndef load():\n    time.sleep(60)\n")
+    out = finished_script(
+        """
+import os, signal
+import engine
+from tests.engine.support import zygote_pids
+engine.preload("slow:load")
+for _ in range(4):
+    engine.init(num_cpus=1)
+    @engine.remote
+    def f():
+        return 1
+    engine.get(f.remote())
+    for pid in zygote_pids():
+        os.kill(pid, signal.SIGKILL)
+    @engine.remote(num_cpus=0)
+    def wait():
+        signal.pause()
+    try:
+        engine.get(wait.remote(), timeout=5)
+    except engine.exceptions.NodeDiedError:
+        print("told")
+    engine.shutdown()
+""",
+        tmp_path,
+    )
+    assert out.split() == ["told"] * 4
 
 
 def test_the_death_of_the_node_wakes_who_waits_to_submit(leak_check: None) -> None:

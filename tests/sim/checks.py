@@ -40,7 +40,7 @@ def error_is_excused(world: World, expect: Expect, error: Failure) -> None:
     elif any(one.cancelled for one in closure) and kind in _OF_CANCELS:
         good = True
     elif kind == "WorkerCrashedError":
-        limit = world.config.task_deaths_max
+        limit = world.config.restart_deaths_max
         good = any(
             count + world.raised[task] >= min(world.retries[task] % (1 << 30) + 1, limit)
             for task, count in world.exposed.items()

@@ -67,7 +67,7 @@ class Node(Member):
         super().__init__(world, process, 1)
         self.config = world.config
         self.machine = NodeMachine(resources, world.config, self)
-        self.head = HeadMachine(self)
+        self.head = HeadMachine(self, world.config)
         self.store = StoreMachine(world.store_bytes, self)
         self.gatherings = Gatherings(self.send)
         self.segments: dict[int, int] = {}
@@ -141,7 +141,7 @@ class Node(Member):
             self.send(peer, died)
             self.send(peer, Peer(process, record.pid, False))
         self.send(self.driver, died)
-        self.head.on_process_died(process, record.pid, died.cause, record.peers)
+        self.head.on_process_died(process, record.pid, died.cause, record.peers, now=now)
         self.store.on_died(process)
         self.gatherings.on_died(process)
         for orphan in list(self.machine.workers.values()):
@@ -247,6 +247,7 @@ class Node(Member):
             return
         now = self.world.clock.now
         looks = [self.machine.tick(now), self.store.tick(now), self.gatherings.tick(now)]
+        looks.append(self.head.tick(now))
         self._next_look = 0.0
         self._look_at(min((look for look in looks if look is not None), default=None))
         self.flush()

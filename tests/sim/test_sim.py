@@ -97,9 +97,9 @@ def _forget_the_queue(self: Any, worker: bytes) -> Any:
 _charge = Owner._charge
 
 
-def _never_stop(self: Any, task: Any, message: Any) -> None:
+def _never_stop(self: Any, task: Any, message: Any, now: float) -> None:
     task.retries += 1
-    _charge(self, task, message)
+    _charge(self, task, message, now)
 
 
 def _settle_at_once(self: Any, ids: Any, peer: bytes, message: Any, **_in_order: Any) -> bool:
@@ -132,7 +132,7 @@ def test_a_mistake_in_a_machine_is_found(mistake: str, monkeypatch: pytest.Monke
     machine, name, wrong = MISTAKES[mistake]
     monkeypatch.setattr(machine, name, wrong)
     with pytest.raises(Failed):
-        _run_all(300)
+        _run_all(1500)
 
 
 def test_a_failed_seed_is_told_and_kept(

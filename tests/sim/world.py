@@ -69,7 +69,7 @@ class World:
             lease_idle_seconds=draw.choice([0.005, 0.2]),
             worker_idle_seconds=draw.choice([0.01, 5.0]),
             waiting_warning_seconds=draw.choice([0.02, 10.0]),
-            task_deaths_max=draw.choice([2, 16]),
+            restart_deaths_max=draw.choice([2, 16]),
         )
         self.segment_bytes = 16 << 10
         little = self.faults.on["little memory"]

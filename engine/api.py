@@ -91,8 +91,11 @@ def put(value: Any) -> ObjectRef[Any]:
     """Store a value and return a reference to it.
 
     Above 100 KiB it is written to shared memory once and read there by every process of the
-    machine without a copy. Raises TypeError when it cannot be pickled, ObjectStoreFullError when
-    it does not fit.
+    machine without a copy. When memory is short, values that nobody looks at move to disk, this one
+    or others, and are read from there. Raises TypeError when it cannot be pickled,
+    ObjectStoreFullError when it is larger than the object store, or when after a while
+    (`store_wait_seconds`) there is no room for it in memory or on disk, OutOfDiskError when that is
+    because the disk takes no more.
     """
     if isinstance(value, ObjectRef):
         raise TypeError("engine.put of an ObjectRef: it is a reference already; pass it on")
@@ -234,7 +237,13 @@ def available_resources() -> dict[str, float]:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """One record a node: NodeID, Alive, Labels, Resources, bytes of the object store in use."""
+    """One record a node: NodeID, Alive, Labels, Resources, and how full its object store is.
+
+    `object_store_used` of `object_store_limit` bytes of memory are given to processes, `disk_used`
+    of `disk_limit` bytes of files in `spill_directory`. Of the objects alive now `spilled_objects`
+    with `spilled_bytes` lie on disk only; `written_bytes` have ever been written there, and
+    `restored_bytes` brought back to memory, by the processes that live now.
+    """
     return list(runtime().ask("nodes"))
 
 

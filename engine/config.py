@@ -32,6 +32,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     on_full: str = "block"
     # Unit of shared memory a process leases from its node, so that a put needs no round trip.
     segment_bytes: int = 64 << 20
+    # Bytes of objects on disk at most, and as a share of what is free there at the start: the rest
+    # belongs to others. 0 switches spilling off.
+    spilled_bytes_max: int = 1 << 40
+    spilled_disk_share: float = 0.5
+    # More is spilled at a time than is missing: one round of asking serves many values. 64 MiB
+    # take a disk about as long as it takes to notice.
+    spill_batch_bytes: int = 64 << 20
+    # Tries to write a value to disk, and how long none is made after the last has failed.
+    spill_attempts_max: int = 3
+    spill_retry_seconds: float = 1.0
+    # How long memory may fail to become free before new values go to disk instead: the calls
+    # under way at the moment usually end within that.
+    store_patience_seconds: float = 0.2
+    # How long a value that can go nowhere else waits for memory.
+    store_wait_seconds: float = 10.0
     # How long a waiting thread polls before it sleeps. Waking an idle core costs 50-80 us, so a
     # reply that comes within this window is worth the polling.
     spin_seconds: float = 100e-6

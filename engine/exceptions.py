@@ -16,6 +16,7 @@
     │   └── ObjectFreedError
     ├── NodeDiedError
     ├── ObjectStoreFullError
+    ├── OutOfDiskError
     ├── OutOfMemoryError                the memory watch stopped what ran
     ├── RuntimeEnvSetupError            a worker could not set its runtime environment up
     ├── PendingCallsLimitExceeded
@@ -56,6 +57,7 @@ __all__ = [
     "ObjectLostError",
     "ObjectStoreFullError",
     "OutOfBandObjectRefSerializationException",
+    "OutOfDiskError",
     "OutOfMemoryError",
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
@@ -249,7 +251,18 @@ class NodeDiedError(EngineError):
 
 
 class ObjectStoreFullError(EngineError):
-    """The value does not fit into the object store; the message has sizes and holders."""
+    """There is no room for a value: it exceeds the object store, or memory and disk are full.
+
+    The message has sizes, holders, what is in use, and what to do.
+    """
+
+
+class OutOfDiskError(EngineError):
+    """Objects must go to disk for lack of memory, and the disk does not take them.
+
+    The message has the path, the bytes needed and the bytes free there. Nothing is lost: what is in
+    memory stays there, and spilling goes on when there is space again.
+    """
 
 
 class OutOfMemoryError(EngineError):

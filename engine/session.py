@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,6 +59,7 @@ def init(
     resources: dict[str, float] | None = None,
     labels: dict[str, str] | None = None,
     object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
     namespace: str | None = None,
     runtime_env: dict[str, Any] | None = None,
     ignore_reinit_error: bool = False,
@@ -84,6 +87,9 @@ def init(
             leaves of the machine's.
         labels: labels of this node, for the options `label_selector` and `scheduling_strategy`.
         object_store_memory: bytes of shared memory at most, default 30 % of the machine's.
+        object_spilling_directory: where objects go when that is full, into files without names;
+            default the system's directory for temporary files. It should be on a disk. How much:
+            `spilled_bytes_max` and `spilled_disk_share` of the config.
         namespace: where named actors and placement groups live.
         runtime_env: what tasks and actors run in unless they say otherwise; see
             `engine.runtime_env.RuntimeEnv`. The driver itself is left as it is.
@@ -121,20 +127,13 @@ def init(
             f"no cluster answers at address={address!r}. Leave address out to run on this machine."
         )
     total, devices = resources_here(num_cpus, num_gpus, resources)
-    if object_store_memory is not None and (
-        isinstance(object_store_memory, bool)
-        or not isinstance(object_store_memory, int)
-        or object_store_memory < 1 << 20
-    ):
-        raise ValueError(
-            f"object_store_memory={object_store_memory!r}: expected bytes, at least 1 MiB"
-        )
     if memory_limit is not None and (type(memory_limit) is not int or memory_limit < 1 << 20):
         raise ValueError(f"memory_limit={memory_limit!r}: expected bytes, at least 1 MiB")
     environment = RuntimeEnv.of(runtime_env or {})
     driver.start(
         total,
-        object_store_memory,
+        _store_memory(object_store_memory),
+        _spill_directory(object_spilling_directory),
         checked_namespace(namespace),
         list(_preloads),
         _limits(config, on_full),
@@ -156,6 +155,28 @@ def _limits(config: Config | None, on_full: str) -> Config:
         raise ValueError(f"on_full={on_full!r}: expected 'block' or 'raise'")
     limits = config or Config()
     return limits if on_full == "block" else msgspec.structs.replace(limits, on_full=on_full)
+
+
+def _store_memory(object_store_memory: int | None) -> int | None:
+    if object_store_memory is not None and (
+        isinstance(object_store_memory, bool)
+        or not isinstance(object_store_memory, int)
+        or object_store_memory < 1 << 20
+    ):
+        raise ValueError(
+            f"object_store_memory={object_store_memory!r}: expected bytes, at least 1 MiB"
+        )
+    return object_store_memory
+
+
+def _spill_directory(given: str | None) -> str:
+    path = os.path.abspath(tempfile.gettempdir() if given is None else os.fspath(given))
+    if not os.path.isdir(path) or not os.access(path, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"object_spilling_directory={given!r}: expected a directory that this process may "
+            f"write to; {path} is none"
+        )
+    return path
 
 
 _preloads: list[str] = []

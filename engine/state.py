@@ -44,7 +44,10 @@ def list_actors() -> list[dict[str, Any]]:
 
 
 def list_objects() -> list[dict[str, Any]]:
-    """Objects that this process owns or borrows: id, owner, ready or why not, bytes, holders."""
+    """Objects that this process owns or borrows: id, owner, ready or why not, bytes, holders.
+
+    `in_shared_memory` and `spilled` say where a value lies that does not travel inside messages.
+    """
     home = runtime()
     found = []
     with home.lock:
@@ -62,7 +65,12 @@ def list_objects() -> list[dict[str, Any]]:
                     "size": size,
                     "local": entry.local,
                     "borrowers": [short(one) for one in entry.borrowers or ()],
-                    "in_shared_memory": value is not None and value.block is not None,
+                    "in_shared_memory": value is not None
+                    and value.block is not None
+                    and value.block.segment > 0,
+                    "spilled": value is not None
+                    and value.block is not None
+                    and value.block.segment < 0,
                 }
             )
     return found

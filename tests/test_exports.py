@@ -33,7 +33,8 @@ PROMISED: dict[str, str] = {
     "engine.runtime_env": "RuntimeEnv",
     "engine.util": (
         "ActorPool Executor Pool Queue get_current_placement_group get_placement_group "
-        "placement_group placement_group_table remove_placement_group scheduling_strategies"
+        "placement_group placement_group_table remove_placement_group scheduling_strategies "
+        "deregister_serializer register_serializer share_arrow"
     ),
     "engine.util.scheduling_strategies": (
         "DoesNotExist Exists In NodeAffinitySchedulingStrategy NodeLabelSchedulingStrategy NotIn "

@@ -81,12 +81,16 @@ class Callers:
         send: Callable[[bytes, Any], None],
         fail: Callable[[Task, Value], None],
         prepare: Callable[[Task], None],
+        load: Callable[[Task], None] = lambda task: None,
+        unload: Callable[[Task], None] = lambda task: None,
     ) -> None:
         self._me = me
         self._node = node
         self._send = send
         self._fail = fail
         self._prepare = prepare
+        self._load = load
+        self._unload = unload
         self.actors: dict[bytes, ActorClient] = {}
         # What this process knows of the order in which replayed actors have applied calls.
         self.logs: dict[bytes, OrderLog] = {}
@@ -152,6 +156,8 @@ class Callers:
             self.advance(client)
 
     def _push(self, client: ActorClient, task: Task) -> None:
+        if task.brings:
+            self._load(task)
         if client.retained is None and not self.identity:
             task.call.seq = client.seq
             client.seq += 1
@@ -225,6 +231,8 @@ class Callers:
                 task.retries -= task.retries > 0
                 task.attempts += 1
                 task.worker = b""
+                if task.brings:
+                    self._unload(task)
                 again.append(task)
             else:
                 text = (

@@ -38,6 +38,7 @@ __all__ = [
     "Log",
     "LogShown",
     "LookupActor",
+    "MemoryEased",
     "Peer",
     "Preload",
     "Preloaded",
@@ -278,13 +279,36 @@ class Stop(msgspec.Struct, array_like=True, gc=False, tag=60):
 
 
 class ReleaseSegments(msgspec.Struct, array_like=True, gc=False, tag=61):
-    """From the node: memory is short, give up segments in which nothing lies."""
+    """From the node: memory is short by `missing` bytes.
+
+    Give up what is free, now and until MemoryEased, and move `spill` bytes of your own objects to
+    disk. Each is answered by one SegmentsReturned, at once; more follow as memory becomes free.
+    """
+
+    number: int
+    missing: int
+    spill: int = 0
 
 
 class SegmentsReturned(msgspec.Struct, array_like=True, gc=False, tag=62):
-    """The answer: segments given up, perhaps none."""
+    """Segments given up, and bytes given up out of others (segment, bytes); perhaps none.
+
+    `answer` is the number of the ReleaseSegments that this answers, or 0. Of the objects that the
+    process owns, `spilling` bytes are on their way to disk, `spillable` more could be moved there,
+    and `pinned` bytes are in use. `trouble` says why spilling failed lately.
+    """
 
     segments: list[int]
+    shrunk: list[tuple[int, int]] = []
+    answer: int = 0
+    spillable: int = 0
+    spilling: int = 0
+    pinned: int = 0
+    trouble: str = ""
+
+
+class MemoryEased(msgspec.Struct, array_like=True, gc=False, tag=90):
+    """From the node: memory is no longer short."""
 
 
 class Census(msgspec.Struct, array_like=True, gc=False, tag=63):

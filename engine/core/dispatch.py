@@ -46,8 +46,10 @@ class Task:
         "actor_ref",
         "answered",
         "attempts",
+        "brings",
         "call",
         "cancelled",
+        "carried",
         "deaths",
         "deps",
         "id",
@@ -80,6 +82,8 @@ class Task:
         self.attempts = 0
         self.deaths: Deaths | None = None  # of its workers, while it ran
         self.deps: list[bytes] | None = None
+        self.brings = False  # its call names objects, whose places are filled in when it leaves
+        self.carried: list[bytes] | None = None  # objects that must stay where the call says
         self.missing = 0
         self.parts: list[Any] = []  # messages that go before the call
         self.keep: Any = None
@@ -142,11 +146,15 @@ class Dispatcher:
         config: Config,
         send: Callable[[bytes, Any], None],
         definition: Callable[[bytes], bytes],
+        load: Callable[[Task], None] = lambda task: None,
+        unload: Callable[[Task], None] = lambda task: None,
     ) -> None:
         self._node = node
         self._config = config
         self._send = send
         self._definition = definition
+        self._load = load
+        self._unload = unload
         self._shapes: dict[bytes, Shape] = {}
         self.leases: dict[bytes, Lease] = {}
         self._known: dict[bytes, set[bytes]] = {}  # definitions sent, by process
@@ -212,6 +220,8 @@ class Dispatcher:
         if call.key not in lease.known:
             lease.known.add(call.key)
             self._send(lease.worker, Define(call.key, self._definition(call.key)))
+        if task.brings:
+            self._load(task)
         task.worker = lease.worker
         lease.in_flight[task.id] = task
         for part in task.parts:
@@ -309,6 +319,8 @@ class Dispatcher:
         tasks = [lease.in_flight.pop(one) for one in ids if one in lease.in_flight]
         shape = lease.shape
         for task in reversed(tasks):
+            if task.brings:
+                self._unload(task)
             task.worker = b""
             if not task.cancelled:
                 shape.pending.appendleft(task)

@@ -36,6 +36,7 @@ from engine.core.control import (
     Log,
     LogShown,
     LookupActor,
+    MemoryEased,
     Peer,
     Preload,
     Preloaded,
@@ -70,6 +71,8 @@ __all__ = [
     "Done",
     "DoneMany",
     "DropBorrower",
+    "Evict",
+    "Evicted",
     "Fetch",
     "FreeBlock",
     "Holding",
@@ -307,9 +310,27 @@ class DropBorrower(msgspec.Struct, array_like=True, gc=False, tag=22):
 
 
 class Fetch(msgspec.Struct, array_like=True, gc=False, tag=23):
-    """To the owner: send the value as soon as it exists."""
+    """To the owner: send the value as soon as it exists, with this number."""
 
     id: bytes
+    number: int = 0
+
+
+class Evict(msgspec.Struct, array_like=True, gc=False, tag=26):
+    """From the owner to a borrower: `id` now lies where `value` says; forget where it lay before.
+
+    Answered by Evicted.
+    """
+
+    id: bytes
+    value: Value
+
+
+class Evicted(msgspec.Struct, array_like=True, gc=False, tag=27):
+    """The answer. `gone` is False when the old location is in use here, which keeps it valid."""
+
+    id: bytes
+    gone: bool
 
 
 class FreeBlock(msgspec.Struct, array_like=True, gc=False, tag=25):
@@ -352,6 +373,8 @@ Message = (
     | BorrowAck
     | DropBorrower
     | Fetch
+    | Evict
+    | Evicted
     | ObjectValue
     | FreeBlock
     | Hello
@@ -374,6 +397,7 @@ Message = (
     | SegmentDropped
     | ReleaseSegments
     | SegmentsReturned
+    | MemoryEased
     | Census
     | CensusReply
     | Retire

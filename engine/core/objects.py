@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from engine.core.ids import owner_of
-from engine.core.messages import AddBorrower, BorrowAck, DropBorrower, Fetch
+from engine.core.messages import AddBorrower, BorrowAck, DropBorrower, Evict, Fetch
+from engine.core.spill import SpillMachine
 from engine.core.values import ERROR_NONE, Block, ObjectValue, Value, encode_failure
 
 __all__ = ["Entry", "ObjectTable"]
@@ -41,7 +42,7 @@ class Entry:
         self.registered = 0  # how often we are registered with the owner, if that is not us
         self.waiters: list[Callable[[Value], None]] | None = None
         self.keep: Any = None  # references that the value contains, held while it lives
-        self.fetching = False
+        self.fetching = 0  # the number of our Fetch, once there is one
         self.task: Any = None  # the task that makes it, while it is pending
 
 
@@ -60,6 +61,8 @@ class ObjectTable:
         self._send = send
         self.free = free
         self.make_refs = make_refs
+        self.spill = SpillMachine(self.entries, send, free)
+        self._fetches = 0
         self.errors = 0  # values that were errors, ever: tells a waiter that it is worth a look
         self.unsettled: dict[bytes, int] = {}  # registrations not yet confirmed, by object
         self._after: list[tuple[set[bytes], bytes, Any]] = []
@@ -73,6 +76,8 @@ class ObjectTable:
         entry = self.entries[object_id] = Entry(1, value)
         if keep:
             entry.keep = keep
+        if value is not None and value.block is not None:
+            self.spill.keep(object_id, value.block)
         return entry
 
     def lend(self, object_id: bytes, value: Value, borrower: bytes) -> None:
@@ -110,6 +115,8 @@ class ObjectTable:
             return
         entry.value = value
         entry.task = None
+        if value.block is not None and owner_of(object_id) == self.me:
+            self.spill.keep(object_id, value.block)
         self.errors += value.error != ERROR_NONE
         if value.contains:
             entry.keep = self.make_refs(value.contains)
@@ -135,8 +142,9 @@ class ObjectTable:
     def want(self, object_id: bytes, entry: Entry) -> None:
         """Ask the owner for a borrowed value, once."""
         if entry.value is None and not entry.fetching and owner_of(object_id) != self.me:
-            entry.fetching = True
-            self._send(owner_of(object_id), Fetch(object_id))
+            self._fetches += 1
+            entry.fetching = self._fetches
+            self._send(owner_of(object_id), Fetch(object_id, entry.fetching))
 
     # ------------------------------------------------------------------ references
 
@@ -174,7 +182,7 @@ class ObjectTable:
         owner = owner_of(object_id)
         if owner == self.me:
             if value is not None and value.block is not None:
-                self.free(value.block)
+                self.spill.forget(object_id, value.block)
             farewell = self.farewells.pop(object_id, None)
             if farewell is not None:
                 self._send(*farewell)
@@ -221,6 +229,7 @@ class ObjectTable:
             if entry.borrowers is None:
                 entry.borrowers = {}
             entry.borrowers[peer] = entry.borrowers.get(peer, 0) + 1
+            self.spill.handed_out(message.id)
         self._send(peer, BorrowAck(message.id, entry is not None))
 
     def on_borrow_ack(self, message: BorrowAck) -> None:
@@ -257,6 +266,8 @@ class ObjectTable:
             entry.borrowers.pop(peer, None)
             if not entry.borrowers and not entry.local:
                 self._drop(message.id, entry)
+            else:
+                self.spill.on_borrower_gone(message.id, peer)
 
     def on_fetch(self, peer: bytes, message: Fetch) -> None:
         """A borrower wants the value, now or when it exists."""
@@ -265,15 +276,32 @@ class ObjectTable:
         if entry is None:
             text = f"object {object_id.hex()} was already released by its owner"
             gone = encode_failure("ObjectFreedError", text)
-            self._send(peer, ObjectValue(object_id, gone))
+            self._send(peer, ObjectValue(object_id, gone, message.number))
         elif entry.value is not None:
-            self._send(peer, ObjectValue(object_id, entry.value))
+            self.spill.handed_out(object_id)
+            self._send(peer, ObjectValue(object_id, entry.value, message.number))
         else:
             if entry.waiters is None:
                 entry.waiters = []
             entry.waiters.append(
-                lambda value: self._send(peer, ObjectValue(object_id, value))
+                lambda value: self._send(peer, ObjectValue(object_id, value, message.number))
             )
+
+    def on_value(self, message: ObjectValue) -> None:
+        """The owner answers a Fetch.
+
+        One that was sent before we let go and borrowed the object again may have the answer of
+        then: it must not count, the value may lie elsewhere by now.
+        """
+        entry = self.entries.get(message.id)
+        if entry is not None and entry.fetching == message.fetch:
+            self.resolve(message.id, message.value)
+
+    def on_evict(self, peer: bytes, message: Evict) -> None:
+        """The owner has moved an object that we borrow."""
+        value = self.spill.on_evict(peer, message)
+        if value is not None:
+            self.resolve(message.id, value)
 
     def on_process_died(self, peer: bytes, cause: str) -> None:
         """A process is gone: it borrows nothing any more, and what it owned is lost."""
@@ -282,6 +310,8 @@ class ObjectTable:
                 del entry.borrowers[peer]
                 if not entry.borrowers and not entry.local:
                     self._drop(object_id, entry)
+                else:
+                    self.spill.on_borrower_gone(object_id, peer)
             elif owner_of(object_id) == peer and entry.value is None:
                 self._lost(object_id, "OwnerDiedError", f"is lost: its owner {cause}")
         for object_id in [one for one in self.unsettled if owner_of(one) == peer]:
@@ -296,14 +326,14 @@ class ObjectTable:
 
     def blocks_in(self, segments: set[int]) -> list[tuple[int, int]]:
         """(segment, offset) of each block in these segments that belongs to an object of ours."""
-        return [
-            (entry.value.block.segment, entry.value.block.offset)
+        blocks = self.spill.blocks() + [
+            entry.value.block
             for object_id, entry in self.entries.items()
             if entry.value is not None
             and entry.value.block is not None
-            and entry.value.block.segment in segments
             and owner_of(object_id) == self.me
         ]
+        return [(one.segment, one.offset) for one in blocks if one.segment in segments]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Held ids in hex with the number of local references and of borrowers."""

@@ -36,6 +36,8 @@ from engine.core.messages import (
     Done,
     DoneMany,
     DropBorrower,
+    Evict,
+    Evicted,
     Fetch,
     FreeBlock,
     Holding,
@@ -48,7 +50,14 @@ from engine.core.messages import (
 )
 from engine.core.objects import ObjectTable
 from engine.core.streams import ItemStream, ItemStreams
-from engine.core.values import ERROR_NONE, Block, ObjectValue, Value, encode_failure
+from engine.core.values import (
+    ELSEWHERE,
+    ERROR_NONE,
+    Block,
+    ObjectValue,
+    Value,
+    encode_failure,
+)
 
 __all__ = ["Owner"]
 
@@ -80,8 +89,11 @@ class Owner:
         self._free_here = free
         self._retry = retry
         self.objects = ObjectTable(me, send, self._free, make_refs)
-        self.dispatch = Dispatcher(node, config, send, definition)
-        self.callers = Callers(me, node, send, self._fail, self._prepare_again)
+        self.spill = self.objects.spill
+        self.dispatch = Dispatcher(node, config, send, definition, self._load, self._unload)
+        self.callers = Callers(
+            me, node, send, self._fail, self._prepare_again, self._load, self._unload
+        )
         self.streams = ItemStreams(ids, self.objects, send)
         # References in the last two checkpoints of actors that this process has made.
         self._checkpoint_refs: dict[bytes, deque[Any]] = {}
@@ -105,7 +117,9 @@ class Owner:
             BorrowAck: lambda peer, message, now: self.objects.on_borrow_ack(message),
             DropBorrower: lambda peer, message, now: self.objects.on_drop_borrower(peer, message),
             Fetch: lambda peer, message, now: self.objects.on_fetch(peer, message),
-            ObjectValue: lambda peer, message, now: self.objects.resolve(message.id, message.value),
+            ObjectValue: lambda peer, message, now: self.objects.on_value(message),
+            Evict: lambda peer, message, now: self.objects.on_evict(peer, message),
+            Evicted: lambda peer, message, now: self.spill.on_evicted(peer, message),
             FreeBlock: lambda peer, message, now: self._free_here(message.block),
             Unplaceable: lambda peer, message, now: self._on_unplaceable(message),
             WorkerDied: self._on_worker_died,
@@ -171,6 +185,8 @@ class Owner:
             self._send_create(task)
 
     def _send_create(self, task: Task) -> None:
+        if task.brings:
+            self._load(task, lasting=True)
         self._close(task)
         detached = task.call.options.get("lifetime") == "detached"
         if detached or task.id in self.objects.entries:
@@ -224,7 +240,7 @@ class Owner:
         self.unfinished_bytes += task.nbytes
 
     def _wait_for_deps(self, task: Task, start: Callable[[Task], None]) -> bool:
-        """Fill the values of reference arguments in; True while some are still pending."""
+        """Wait for the reference arguments; True while some are pending, or when one has failed."""
         deps = task.deps
         assert deps is not None
         task.missing = 1  # counts as one until the loop is through, so that nothing starts early
@@ -233,7 +249,7 @@ class Owner:
             task.missing -= 1
             if task.missing or self._waiting.pop(task.id, None) is None:
                 return  # others are missing still, or it was cancelled
-            if self._resolve_deps(task):
+            if self._check_deps(task):
                 start(task)
 
         for object_id in deps:
@@ -244,14 +260,11 @@ class Owner:
         if task.missing:
             self._waiting[task.id] = task
             return True
-        return not self._resolve_deps(task)
+        return not self._check_deps(task)
 
-    def _resolve_deps(self, task: Task) -> bool:
+    def _check_deps(self, task: Task) -> bool:
         """All values are there. False when one is an error, which becomes the task's own."""
         entries = self.objects.entries
-        values: list[ObjectValue] = []
-        parts: list[Dependencies] = []
-        room = limit = self._config.frame_bytes_max // 4
         for object_id in task.deps or ():
             value = entries[object_id].value
             assert value is not None
@@ -260,22 +273,54 @@ class Owner:
                     self.callers.remove(task.actor, task)
                 self._fail(task, value)
                 return False
-            room -= len(value.data) + sum(map(len, value.buffers or ()))
-            if room < 0 and type(task.call) is CreateActor:
-                # It goes by way of the head, which keeps it in one piece for restarts.
-                text = (
-                    f"{task.name} is given more than {limit:,} bytes of small values by "
-                    "reference; put them into one list with engine.put() and pass that"
-                )
-                self._fail(task, encode_failure("SerializationError", text))
-                return False
-            if room < 0 and values:
+        return True
+
+    def _load(self, task: Task, lasting: bool = False) -> None:
+        """A call is about to leave: write into it what its arguments are and where they lie.
+
+        Where it says that they lie they stay until it is answered. Only the owner can promise that:
+        for objects of others the reader asks their owner, and for a `lasting` call, which may be
+        read again much later, for all that lies in blocks.
+        """
+        self._unload(task)
+        carried: list[bytes] = []
+        values: list[ObjectValue] = []
+        parts: list[Dependencies] = []
+        room = limit = self._config.frame_bytes_max // 4
+        call = task.call
+        for object_id in task.deps or ():
+            value = self._as_sent(object_id, carried, lasting)
+            nbytes = len(value.data) + sum(map(len, value.buffers or ()))
+            room -= nbytes
+            if room < 0 and lasting:
+                value, room = Value(block=ELSEWHERE), room + nbytes
+            elif room < 0 and values:
                 parts.append(Dependencies(task.id, values))
                 values, room = [], limit
             values.append(ObjectValue(object_id, value))
-        task.call.deps = values
-        task.parts = parts
-        return True
+        if task.deps is not None:
+            call.deps, task.parts = values, parts
+        if call.large is not None:
+            large = call.large.id
+            call.large = ObjectValue(large, self._as_sent(large, carried, lasting))
+        task.carried = carried
+
+    def _as_sent(self, object_id: bytes, carried: list[bytes], lasting: bool) -> Value:
+        value = self.objects.entries[object_id].value
+        assert value is not None
+        if value.block is None:
+            return value
+        if lasting or owner_of(object_id) != self.me:
+            return Value(block=ELSEWHERE)
+        if self.spill.carry(object_id, value.block):
+            carried.append(object_id)
+        return value
+
+    def _unload(self, task: Task) -> None:
+        """A call is answered, or will be sent again: what it carried may move."""
+        for object_id in task.carried or ():
+            self.spill.unuse(object_id)
+        task.carried = None
 
     def _start(self, task: Task) -> None:
         self.dispatch.enqueue(task)
@@ -335,12 +380,16 @@ class Owner:
     def _run_again(self, task: Task) -> None:
         task.retries -= task.retries > 0
         task.attempts += 1
+        if task.brings:
+            self._unload(task)
         if task.actor is not None:
             self.callers.submit_again(task.actor, task)
         else:
             self.dispatch.enqueue(task)
 
     def _close(self, task: Task) -> None:
+        if task.brings:
+            self._unload(task)
         if task.answered:
             task.actor_ref = None
         else:
@@ -397,6 +446,8 @@ class Owner:
             # would be given it for ever.
             running = tasks[0].id if tasks else b""
         for task in tasks:
+            if task.brings:
+                self._unload(task)
             if task.id == running:
                 self._charge(task, message, now)
             elif task.cancelled:

@@ -1,7 +1,7 @@
-"""The node's book of shared memory: who leased which segment, and what is left of it.
+"""A node's book of segments: who leased which, and what is left of it.
 
-*Short of memory*: before a request is refused, every process is asked to give up the segments in
-which nothing lies (`ReleaseSegments`).
+There are two: of shared memory, and of files for what does not fit there. The holder of a segment
+gives blocks out of it; it gives segments back whole, or bytes out of them.
 
 *Death of a holder*: the objects in its segments may belong to living owners. Every process is asked
 which blocks it owns there (`Census`); a block that nobody claims is gone, and the segment goes with
@@ -15,18 +15,14 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from engine.core.control import Census, CensusReply, ReleaseSegments
-from engine.core.ids import short
+from engine.core.control import Census, CensusReply
 from engine.core.values import Block
 
-__all__ = ["StoreEdge", "StoreMachine"]
-
-# A process that does not answer (stopped, or in a long C call) is not waited for any longer.
-_PATIENCE_SECONDS = 2.0
+__all__ = ["SegmentBook", "StoreEdge"]
 
 
 class StoreEdge(Protocol):
-    """What the store machine has done for it."""
+    """What the books and `core.pressure` have done for them."""
 
     def send(self, process: bytes, message: Any) -> None:
         """Send a message to a process."""
@@ -34,11 +30,14 @@ class StoreEdge(Protocol):
     def members(self) -> list[bytes]:
         """The processes that may own objects or hold segments."""
 
+    def title(self, process: bytes) -> str:
+        """What to call a process in messages to people."""
+
     def create_segment(self, segment: int, size: int) -> None:
-        """Make the memory."""
+        """Make the memory, or the file (negative numbers); OSError when it cannot be made."""
 
     def drop_segment(self, segment: int) -> None:
-        """Give the memory back, and tell everybody to unmap it."""
+        """Give it back, and tell everybody to forget it."""
 
     def attach(self, process: bytes, number: int, segment: int, size: int) -> None:
         """Answer a request with a segment's descriptor."""
@@ -48,119 +47,70 @@ class StoreEdge(Protocol):
 
 
 class _Segment:
-    __slots__ = ("asked", "holder", "live", "size")
+    __slots__ = ("asked", "charged", "holder", "live", "size")
 
     def __init__(self, holder: bytes, size: int) -> None:
         self.holder = holder
         self.size = size
+        self.charged = size  # less what was given back out of it
         # Blocks claimed in the census, offset -> owner; None while the holder lives.
         self.live: dict[int, bytes] | None = None
         self.asked: set[bytes] = set()
 
 
-class _Request:
-    __slots__ = ("asked", "number", "process", "size", "until")
+class SegmentBook:
+    """All segments of one sort, within `limit` bytes. `sign` is that of their numbers."""
 
-    def __init__(self, process: bytes, number: int, size: int, until: float) -> None:
-        self.process = process
-        self.number = number
-        self.size = size
-        self.until = until
-        self.asked: set[bytes] = set()
-
-
-class StoreMachine:
-    """All segments of a node, within `limit` bytes."""
-
-    def __init__(self, limit: int, edge: StoreEdge) -> None:
+    def __init__(self, limit: int, edge: StoreEdge, sign: int = 1) -> None:
         self.limit = limit
         self.used = 0
         self._edge = edge
+        self._sign = sign
         self._segments: dict[int, _Segment] = {}
-        self._requests: list[_Request] = []
-        self._next = 1
+        self._count = 0
 
-    # ------------------------------------------------------------------ leasing
+    def lease(self, process: bytes, size: int) -> int:
+        """A new segment; the caller has seen that it fits."""
+        assert self.used + size <= self.limit
+        self._count += 1
+        segment = self._sign * self._count
+        self._edge.create_segment(segment, size)
+        self._segments[segment] = _Segment(process, size)
+        self.used += size
+        return segment
 
-    def on_request(self, process: bytes, number: int, size: int, now: float) -> None:
-        """A process wants a segment of `size` bytes."""
-        request = _Request(process, number, size, now + _PATIENCE_SECONDS)
-        if self._grant(request):
-            return
-        if size <= self.limit:
-            others = [one for one in self._edge.members() if one != process]
-            request.asked = set(others)
-            for one in others:
-                self._edge.send(one, ReleaseSegments())
-        if request.asked:
-            self._requests.append(request)
-        else:
-            self._refuse(request)
-
-    def _grant(self, request: _Request) -> bool:
-        if self.used + request.size > self.limit:
-            return False
-        segment, self._next = self._next, self._next + 1
-        self._segments[segment] = _Segment(request.process, request.size)
-        self.used += request.size
-        self._edge.create_segment(segment, request.size)
-        self._edge.attach(request.process, request.number, segment, request.size)
-        return True
-
-    def _refuse(self, request: _Request) -> None:
-        holders: dict[bytes, int] = {}
-        for record in self._segments.values():
-            holders[record.holder] = holders.get(record.holder, 0) + record.size
-        top = sorted(holders.items(), key=lambda item: -item[1])[:5]
-        named = ", ".join(f"process {short(one)}: {held:,}" for one, held in top)
-        text = (
-            f"{request.size:,} bytes do not fit into the object store: {self.used:,} of "
-            f"{self.limit:,} bytes are in use ({named or 'by nobody'}). Release references to "
-            "large objects, or start with a larger engine.init(object_store_memory=...)."
-        )
-        self._edge.refuse(request.process, request.number, text)
-
-    def on_returned(self, process: bytes, segments: list[int]) -> None:
-        """A process gives up segments in which nothing lies (perhaps none)."""
+    def give_back(self, segments: list[int], shrunk: list[tuple[int, int]]) -> None:
+        """A holder gives up whole segments (of any book), and bytes out of others."""
         for segment in segments:
             self._drop(segment)
-        self._answered(process)
-
-    def _answered(self, process: bytes) -> None:
-        still = []
-        for request in self._requests:
-            request.asked.discard(process)
-            if self._grant(request):
-                continue
-            if request.asked:
-                still.append(request)
-            else:
-                self._refuse(request)
-        self._requests = still
-
-    def tick(self, now: float) -> float | None:
-        """Refuse requests that have waited long enough; returns the time of the next look."""
-        for request in [one for one in self._requests if one.until <= now]:
-            self._requests.remove(request)
-            self._refuse(request)
-        return min((one.until for one in self._requests), default=None)
-
-    def _drop(self, segment: int) -> None:
-        record = self._segments.pop(segment, None)
-        if record is not None:
-            self.used -= record.size
-            self._edge.drop_segment(segment)
+        for segment, nbytes in shrunk:
+            record = self._segments.get(segment)
+            if record is not None:
+                record.charged -= nbytes
+                self.used -= nbytes
 
     def size(self, segment: int) -> int:
         """Size of a segment; 0 when it is gone."""
         record = self._segments.get(segment)
         return 0 if record is None else record.size
 
+    def holders(self) -> dict[bytes, int]:
+        """Bytes by holder, most first."""
+        held: dict[bytes, int] = {}
+        for record in self._segments.values():
+            held[record.holder] = held.get(record.holder, 0) + record.charged
+        return dict(sorted(held.items(), key=lambda item: -item[1]))
+
+    def _drop(self, segment: int) -> None:
+        record = self._segments.pop(segment, None)
+        if record is not None:
+            self.used -= record.charged
+            self._edge.drop_segment(segment)
+
     # ------------------------------------------------------------------ deaths
 
     def on_died(self, process: bytes) -> None:
         """A process is gone: its segments live on only as long as others own blocks in them."""
-        self._requests = [one for one in self._requests if one.process != process]
         members = [one for one in self._edge.members() if one != process]
         orphans = [key for key, one in self._segments.items() if one.holder == process]
         for segment in orphans:
@@ -175,10 +125,9 @@ class StoreMachine:
                 for offset in [one for one, owner in record.live.items() if owner == process]:
                     del record.live[offset]
                 self._close(segment, record)
-        self._answered(process)
 
     def on_census(self, process: bytes, message: CensusReply) -> None:
-        """A process names the blocks it owns in orphaned segments."""
+        """A process names the blocks it owns in orphaned segments (of any book)."""
         for segment, offset in message.blocks:
             record = self._segments.get(segment)
             if record is not None and record.live is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 __all__ = [
+    "ELSEWHERE",
     "ERROR_NONE",
     "ERROR_SYSTEM",
     "ERROR_USER",
@@ -27,13 +28,20 @@ STREAMING = -1
 class Block(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Where a large value lies: `size` bytes at `offset` of segment `segment`.
 
-    `holder` is the process that allocated it and alone may give the space out again.
+    Segments with a negative number are files: what lies there is read, not mapped, and `check` is
+    its CRC-32. `holder` is the process that allocated the block and alone may give the space out
+    again.
     """
 
     segment: int
     offset: int
     size: int
     holder: bytes
+    check: int = 0
+
+
+# Stands for a location that only the object's owner can tell.
+ELSEWHERE = Block(0, 0, 0, b"")
 
 
 class Value(msgspec.Struct, array_like=True, gc=False):
@@ -51,10 +59,14 @@ class Value(msgspec.Struct, array_like=True, gc=False):
 
 
 class ObjectValue(msgspec.Struct, array_like=True, gc=False, tag=24):
-    """From the owner: the value of `id`. Also an argument of a call that was a reference."""
+    """From the owner: the value of `id`. Also an argument of a call that was a reference.
+
+    `fetch` is the number of the Fetch that it answers.
+    """
 
     id: bytes
     value: Value
+    fetch: int = 0
 
 
 class Failure(msgspec.Struct, array_like=True, gc=False):

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.core.dispatch import Task
 from engine.core.messages import ActorCall, Call
-from engine.core.values import ObjectValue
+from engine.core.values import ELSEWHERE, ObjectValue
 from engine.runtime.client import Runtime
 from engine.store import codec
 from engine.store.refs import ObjectRef, adopt
@@ -68,6 +68,7 @@ def attach_arguments(
         refs.append(ObjectRef(object_id))
         call.large = ObjectValue(object_id, value)
         task.nbytes = encoded.nbytes
+    task.brings = call.large is not None or task.deps is not None
     if refs:
         task.keep = refs if task.keep is None else [task.keep, refs]
 
@@ -77,8 +78,7 @@ def read_arguments(
 ) -> tuple[Any, dict[str, Any]]:
     """The (args, kwargs) of a call that has arrived, `parts` of its dependencies before it."""
     if call.large is not None:
-        large = call.large
-        payload = runtime.values.materialise(large.value, adopt(large.id))
+        payload = _read(runtime, call.large)
     elif call.args:
         payload = codec.decode(call.args, call.buffers)
     else:
@@ -90,7 +90,7 @@ def read_arguments(
     deps = [*parts.pop(call.id, ()), *call.deps] if parts else call.deps
     for slot, dep in zip(slots, deps, strict=True):
         if dep.value.block is not None:
-            value = runtime.values.materialise(dep.value, adopt(dep.id))
+            value = _read(runtime, dep)
         else:
             value = codec.decode(dep.value.data, dep.value.buffers)
         if isinstance(slot, int):
@@ -120,3 +120,10 @@ def given_arguments(
         else:
             kwargs[slot] = adopt(object_id)
     return tuple(places), kwargs
+
+
+def _read(runtime: Runtime, found: ObjectValue) -> Any:
+    ref = adopt(found.id)
+    if found.value.block == ELSEWHERE:
+        return runtime.get((ref,), None)[0]
+    return runtime.values.materialise(found.value, ref)

@@ -23,6 +23,7 @@ from engine.core.control import (
     Connect,
     Gather,
     Gathered,
+    MemoryEased,
     Peer,
     ReleaseSegments,
     Reply,
@@ -40,9 +41,12 @@ from engine.core.placing import Placing
 from engine.core.values import ERROR_NONE, ERROR_USER, Value, encode_failure
 from engine.runtime import futures
 from engine.runtime.admission import Admission
+from engine.runtime.disk import Disk
 from engine.runtime.process import socket_from
 from engine.runtime.reactor import Reactor
 from engine.runtime.requests import Requests
+from engine.runtime.shared_memory import SharedMemory
+from engine.runtime.spilling import Spilling
 from engine.runtime.values import Values
 from engine.runtime.waiting import Waits
 from engine.store import codec
@@ -100,22 +104,11 @@ class Runtime:
         self._connecting: dict[bytes, list[Any]] = {}
         self.released: deque[bytes] = deque()
         self.dropped_streams: deque[bytes] = deque()
-        self.values = Values(
-            process, config, info["segment_bytes"], self._request, self.settle
-        )
+        self.values = self._make_values()
         self.definitions: dict[bytes, bytes] = {}
         self.pinned: list[Any] = []  # references that exported definitions have captured
         self.requests = Requests(self)
-        self.owner = Owner(
-            self.ids,
-            node,
-            config,
-            send=self.send,
-            free=self.values.free,
-            make_refs=lambda ids: [adopt(one) for one in ids],
-            definition=self.definitions.__getitem__,
-            retry=self._retry_exception,
-        )
+        self.owner = self._make_owner()
         self._entries = self.owner.objects.entries
         waiting = Waits(self)
         self.get = waiting.get
@@ -134,6 +127,59 @@ class Runtime:
         self.cancelled: set[bytes] = set()  # calls that run here and that nobody wants any more
         # What this process can tell when the node gathers a view of the cluster, under the lock.
         self.records: dict[str, Callable[[], list[Any]]] = {}
+        self.values.look = self.owner.spill.look
+        self.unseen = self.values.unseen = self.owner.spill.unseen
+        self.spilling = Spilling(self)
+
+    def _make_owner(self) -> Owner:
+        return Owner(
+            self.ids,
+            self.node,
+            self.config,
+            send=self.send,
+            free=self.values.free,
+            make_refs=lambda ids: [adopt(one) for one in ids],
+            definition=self.definitions.__getitem__,
+            retry=self._retry_exception,
+        )
+
+    def _make_values(self) -> Values:
+        info, config = self.info, self.config
+        memory = SharedMemory(
+            self.id,
+            info["segment_bytes"],
+            info["store_bytes"],
+            request=lambda what, unless, **args: self.requests.request_unless(
+                what, unless, **args
+            ),
+            before_wait=self._before_memory_wait,
+            freed=lambda: self.spilling.freed(),
+        )
+        disk = Disk(
+            self.id,
+            config,
+            info["disk_segment_bytes"],
+            info["spill_directory"],
+            request=self._request,
+            given_up=self._give_up,
+        )
+        return Values(
+            config,
+            memory,
+            disk,
+            request=self._request,
+            settle=self.settle,
+            lock=self.lock,
+        )
+
+    def _give_up(self, segments: list[int]) -> None:
+        with self.lock:
+            self.send(self.node, SegmentsReturned(segments))
+
+    def _before_memory_wait(self) -> None:
+        if self.before_block is not None and self.running is not None:
+            with self.lock:
+                self.before_block()
 
     @property
     def running(self) -> Any:
@@ -217,9 +263,10 @@ class Runtime:
         elif kind is SegmentDropped:
             self.values.drop_mappings(message.segments)
         elif kind is ReleaseSegments:
-            self.drain()
-            given_up = SegmentsReturned(self.values.give_up_segments())
-            self.reactor.send(connection, given_up, True)
+            self.spilling.on_release(message)
+            self.reactor.flush_one(connection)
+        elif kind is MemoryEased:
+            self.spilling.on_eased()
         elif kind is Restore:
             self.restoring = message, connection.take_descriptor()
         elif kind is Waiting:  # outside of the lock: a terminal may be slow
@@ -315,6 +362,8 @@ class Runtime:
     def drain(self) -> None:
         """Tell the object table of references that died. Under the lock."""
         released, release = self.released, self.owner.objects.release
+        if self.unseen:
+            self.owner.spill.settle()
         while self.dropped_streams:
             self.owner.drop_stream(self.dropped_streams.popleft())
         while released:
@@ -469,5 +518,6 @@ class Runtime:
                     self.owner.objects.resolve(object_id, failure)
         while self.reactor.after_turn:
             self.reactor.after_turn.popleft()()
+        self.spilling.close()
         self.reactor.stop()
         self.values.close()

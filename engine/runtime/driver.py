@@ -36,7 +36,7 @@ __all__ = ["Driver", "start", "stop"]
 # whatever the driver can.
 _BOOT = (
     "import json,sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from engine.runtime.node import main; main(int(sys.argv[1]))"
+    "from engine.runtime.boot import main; main(int(sys.argv[1]))"
 )
 _STORE_SHARE = 0.3  # of the machine's memory, as in Ray
 _STORE_MIN = 75 << 20
@@ -60,6 +60,7 @@ class Driver:
 def start(
     resources: dict[str, float],
     object_store_memory: int | None,
+    spill_directory: str,
     namespace: str,
     preload: list[str],
     config: Config,
@@ -76,23 +77,19 @@ def start(
     unless they say otherwise.
     """
     global _driver
-    memory = object_store_memory
-    if memory is None:
-        memory = max(_STORE_MIN, int(psutil.virtual_memory().total * _STORE_SHARE))
-    left = float(max(0, psutil.virtual_memory().total - memory))
+    total = psutil.virtual_memory().total
+    memory = object_store_memory or max(_STORE_MIN, int(total * _STORE_SHARE))
+    left = float(max(0, total - memory))
     resources = {"memory": left, **resources}
     process = secrets.token_bytes(8)
     mine, theirs = socket.socketpair()
-    command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)]
-    node = subprocess.Popen(
-        command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
-        env=_environment(),
-    )
+    node = _spawn(theirs)
     theirs.close()
     begin = {
         "config": msgspec.to_builtins(config),
         "resources": resources,
         "object_store_memory": memory,
+        "spill_directory": spill_directory,
         "namespace": namespace,
         "devices": devices or [],
         "labels": labels or {},
@@ -137,6 +134,14 @@ def _attach(
         runtime._on_messages(connection, early)
     runtime.reactor.start_service()
     return Driver(runtime, node, console)
+
+
+def _spawn(end: socket.socket) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", _BOOT, str(end.fileno()), json.dumps(sys.path)]
+    return subprocess.Popen(
+        command, pass_fds=[end.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+        env=_environment(),
+    )
 
 
 def _environment() -> dict[str, str]:

@@ -58,24 +58,22 @@ from engine.core.gather import Gatherings
 from engine.core.head import ActorRecord, HeadMachine
 from engine.core.messages import FreeBlock
 from engine.core.node import NodeMachine
-from engine.core.store import StoreMachine
+from engine.core.pressure import Pressure
+from engine.core.store import SegmentBook
 from engine.runtime import zygote
 from engine.runtime.ending import end_all
 from engine.runtime.logs import WorkerLogs
 from engine.runtime.memory_watch import MemoryWatch, private_bytes
 from engine.runtime.notebook import Notebook
 from engine.runtime.process import (
-    become_subreaper,
     exit_cause,
-    raise_descriptor_limit,
-    socket_from,
 )
 from engine.runtime.reactor import Reactor
 from engine.runtime.segments import CheckpointFiles, SegmentFiles
 from engine.runtime.services import Services
 from engine.wire.connection import Connection
 
-__all__ = ["Node", "Process", "main"]
+__all__ = ["Node", "Process"]
 
 # Dead processes whose pid and cause can still be told to those who ask late.
 _DEAD_KEPT = 10_000
@@ -119,9 +117,11 @@ class Node:
             devices=start["devices"], environment=start["environment"],
         )
         self.head = HeadMachine(self, self.config)
-        self.store = StoreMachine(start["object_store_memory"], self)
-        self._files = SegmentFiles()
         self._checkpoints = CheckpointFiles()
+        self._files = SegmentFiles(start["spill_directory"])
+        self.store = SegmentBook(start["object_store_memory"], self)
+        self.disk = SegmentBook(self._files.disk_limit(self.config), self, sign=-1)
+        self.pressure = Pressure(self.store, self, self.config)
         self.gatherings = Gatherings(self.send)
         self.services = Services(self)
         self.logs = WorkerLogs(self.reactor, self.config, partial(self.send, self.driver))
@@ -161,11 +161,11 @@ class Node:
             KillWorker: lambda peer, message: self.kill(message.process, message.cause),
             Request: self.services.on_request,
             Stop: self._on_stop,
-            FreeBlock: lambda peer, message: self.store.on_free(message.block),
-            SegmentsReturned: lambda peer, message: self.store.on_returned(
-                peer, message.segments
+            FreeBlock: lambda peer, message: self.book(message.block.segment).on_free(
+                message.block
             ),
-            CensusReply: self.store.on_census,
+            SegmentsReturned: self._on_segments_returned,
+            CensusReply: self._on_census,
             Gathered: self.gatherings.on_gathered,
             Kept: lambda peer, message: self.machine.on_kept(peer, perf_counter()),
             Leaving: lambda peer, message: self.machine.on_leaving(peer, perf_counter()),
@@ -315,6 +315,8 @@ class Node:
         )  # fmt: skip
         self.reactor.look_at(now)
         self.store.on_died(process)
+        self.disk.on_died(process)
+        self.pressure.on_died(process, now)
         self.gatherings.on_died(process)
         for orphan in self.machine.workers.values():
             if orphan.owner == process and orphan.use == "lease":
@@ -425,6 +427,9 @@ class Node:
             "driver_pid": start["driver_pid"],
             # A small store is leased in small pieces, so that every process can have some.
             "segment_bytes": min(self.config.segment_bytes, self.store.limit // 16),
+            "disk_segment_bytes": min(self.config.segment_bytes, self.disk.limit // 16),
+            "store_bytes": self.store.limit,
+            "spill_directory": start["spill_directory"],
             "embedded": True,
         }
 
@@ -432,7 +437,7 @@ class Node:
         if self._ending:
             return self.logs.tick(now)
         looks = [
-            *(self.machine.tick(now), self.store.tick(now), self.gatherings.tick(now)),
+            *(self.machine.tick(now), self.pressure.tick(now), self.gatherings.tick(now)),
             *(self.head.tick(now), self.logs.tick(now), self.memory.tick(now)),
         ]
         return min(look for look in looks if look is not None)
@@ -516,8 +521,28 @@ class Node:
             if record.kind == "driver" or one in self.machine.workers
         ]
 
+    def title(self, process: bytes) -> str:
+        """What to call a process in messages to people."""
+        record = self._processes.get(process)
+        if record is None:
+            pid, cause = self._dead.get(process, (0, "is gone"))
+            return f"a {pid=} that {cause}"
+        return f"the {record.kind} (pid {record.pid})"
+
+    def book(self, segment: int) -> SegmentBook:
+        """The book that has a segment of this number."""
+        return self.store if segment > 0 else self.disk
+
+    def _on_segments_returned(self, peer: bytes, message: SegmentsReturned) -> None:
+        self.disk.give_back(message.segments, [])
+        self.pressure.on_report(peer, message, perf_counter())
+
+    def _on_census(self, peer: bytes, message: CensusReply) -> None:
+        self.store.on_census(peer, message)
+        self.disk.on_census(peer, message)
+
     def create_segment(self, segment: int, size: int) -> None:
-        """Make the memory of a segment."""
+        """Make the memory or the file of a segment."""
         self._files.create(segment, size)
 
     def drop_segment(self, segment: int) -> None:
@@ -549,25 +574,3 @@ class Node:
     def processes(self) -> list[tuple[bytes, str, int]]:
         """Id, kind and pid of every process."""
         return [(one, record.kind, record.pid) for one, record in self._processes.items()]
-
-
-def main(fd: int) -> None:
-    """Entry point of the node process; `fd` is its end of the driver's socket pair."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    become_subreaper()
-    raise_descriptor_limit()
-    sock = socket_from(fd)
-    size = int.from_bytes(_exactly(sock, 4), "little")
-    start = msgspec.msgpack.decode(_exactly(sock, size))
-    Node(sock, start).run()
-
-
-def _exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = sock.recv(size - len(data))
-        if not part:
-            raise SystemExit("the driver left before it said how to start")
-        data += part
-    return data

@@ -163,7 +163,7 @@ class Replay:
         for value in message.values:
             blob = None
             if value.block is not None:
-                blob = bytes(self._runtime.values.view_block(value.block, None))
+                blob = bytes(self._runtime.values.raw(value.block))
             blobs.append(blob)
         values = [msgspec.structs.replace(value, block=None) for value in message.values]
         _peer, refs = self._execution.unsettled.get(message.id, (b"", []))
@@ -185,8 +185,11 @@ class Replay:
     def _with_block(self, value: Value, blob: bytes | None) -> Value:
         if blob is None:
             return value
-        block = self._runtime.values.allocate(len(blob))
-        self._runtime.values.arena.view(block)[: len(blob)] = blob
+
+        def fill(view: memoryview) -> None:
+            view[: len(blob)] = blob
+
+        block = self._runtime.values.place(len(blob), fill)
         return msgspec.structs.replace(value, block=block)
 
     # ------------------------------------------------------------------ telling the order

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from engine import exceptions
-from engine.core.control import Attach, Reply, Request
+from engine.core.control import Attach, Reply, Request, SegmentsReturned
 from engine.core.values import Value, encode_failure
 from engine.store import codec
 from engine.store.refs import ObjectRef
@@ -36,12 +37,45 @@ class Requests:
 
         Raises NodeDiedError when the node dies first, GetTimeoutError after `timeout` seconds.
         """
+        return self._await(self._ask(what, args), what, timeout)
+
+    def request_unless(self, what: str, unless: Callable[[], bool], **args: Any) -> Any:
+        """`request` for memory, withdrawn as soon as `unless()`, which then returns None."""
         runtime, replies = self._runtime, self._replies
+        number = self._ask(what, args)
+        try:
+            runtime.reactor.wait_until(
+                lambda: number in replies or unless() or not runtime.node_alive
+            )
+            if number not in replies and unless():
+                self._withdraw(number, what)
+                return None
+        except BaseException:  # interrupted: what the node grants now is given back
+            self._withdraw(number, what)
+            raise
+        return self._await(number, what, None)
+
+    def _ask(self, what: str, args: dict[str, Any]) -> int:
+        runtime = self._runtime
         with runtime.lock:
             self._number += 1
             number = self._number
             runtime.send(runtime.node, Request(number, what, args))
             runtime.reactor.flush()
+        return number
+
+    def _withdraw(self, number: int, what: str) -> None:
+        """The answer is needed no longer: the node need not look for one."""
+        runtime = self._runtime
+        with runtime.lock:
+            self._abandon(number, what)
+            if number in self._abandoned:
+                self._number += 1
+                runtime.send(runtime.node, Request(self._number, "withdraw", {"which": number}))
+            runtime.reactor.flush()
+
+    def _await(self, number: int, what: str, timeout: float | None) -> Any:
+        runtime, replies = self._runtime, self._replies
         try:
             runtime.reactor.wait_until(
                 lambda: number in replies or not runtime.node_alive,
@@ -91,11 +125,8 @@ class Requests:
             return
         segment, fd, _size = answer
         os.close(fd)
-        if what == "segment":  # it was leased to this process, which will never use it
-            self._number += 1
-            self._abandoned[self._number] = "give_up"
-            request = Request(self._number, "give_up", {"segments": [segment]})
-            self._runtime.send(self._runtime.node, request)
+        if what in ("segment", "disk"):  # leased to this process, which will never use it
+            self._runtime.send(self._runtime.node, SegmentsReturned([segment]))
 
     def _on_answer(self, number: int, answer: Any) -> None:
         what = self._abandoned.pop(number, None)

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from engine.core.control import Request
+from engine.core.spill import SPILL_STATISTICS
 from engine.runtime.groups import GroupServices
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ class Services:
         self.groups = GroupServices(node)
         self._handlers: dict[str, Callable[..., None]] = {
             "segment": self._segment,
+            "withdraw": self._withdraw,
+            "disk": self._disk,
             "map": self._map,
-            "give_up": self._give_up,
             "reserve_name": self._reserve_name,
             "find_actor": self._find_actor,
             "list_named": self._list_named,
@@ -52,19 +54,38 @@ class Services:
 
     # ------------------------------------------------------------------ shared memory
 
-    def _segment(self, peer: bytes, number: int, size: int) -> None:
-        now = perf_counter()
-        self._node.store.on_request(peer, number, size, now)
-        following = self._node.store.tick(now)
+    def _segment(self, peer: bytes, number: int, size: int, wish: int, hurry: int) -> None:
+        node, now = self._node, perf_counter()
+        node.pressure.on_request(peer, number, size, wish, hurry, now)
+        following = node.pressure.tick(now)
         if following is not None:
-            self._node.reactor.look_at(following)
+            node.reactor.look_at(following)
 
-    def _give_up(self, peer: bytes, number: int, segments: list[int]) -> None:
-        self._node.store.on_returned(peer, segments)
-        self._node.reply(peer, number, None)
+    def _withdraw(self, peer: bytes, number: int, which: int) -> None:
+        """`which` is a request for a segment; that one is answered, this one is not."""
+        self._node.pressure.on_withdrawn(peer, which, perf_counter())
+
+    def _disk(self, peer: bytes, number: int, size: int, wish: int) -> None:
+        disk = self._node.disk
+        room = disk.limit - disk.used
+        if size > room:
+            text = (
+                f"{size:,} bytes do not fit on disk either: {disk.used:,} of the {disk.limit:,} "
+                "bytes that may be spilled are in use (spilled_bytes_max and spilled_disk_share "
+                "of engine.config.Config)"
+            )
+            self._fail(peer, number, "ObjectStoreFullError", text)
+            return
+        granted = max(size, min(wish, room))
+        try:
+            segment = disk.lease(peer, granted)
+        except OSError as error:  # told to the asker: it knows what needed the space
+            self._fail(peer, number, "OutOfDiskError", str(error))
+            return
+        self._node.attach(peer, number, segment, granted)
 
     def _map(self, peer: bytes, number: int, segment: int) -> None:
-        size = self._node.store.size(segment)
+        size = self._node.book(segment).size(segment)
         if size:
             self._node.attach(peer, number, segment, size)
         else:
@@ -124,16 +145,29 @@ class Services:
         self._node.reply(peer, number, self._node.machine.reasons.of(of, shape))
 
     def _nodes(self, peer: bytes, number: int) -> None:
-        node = self._node
-        record = {
-            "NodeID": node.id.hex(),
-            "Alive": True,
-            "Labels": node.labels(),
-            "Resources": self._amounts()["total"],
-            "object_store_used": node.store.used,
-            "object_store_limit": node.store.limit,
-        }
-        self._node.reply(peer, number, [record])
+        """Answered when every process has said what it has spilled."""
+        node, now = self._node, perf_counter()
+
+        def reply(found: list[dict[str, int]]) -> None:
+            record = {
+                "NodeID": node.id.hex(),
+                "Alive": True,
+                "Labels": node.labels(),
+                "Resources": self._amounts()["total"],
+                "object_store_used": node.store.used,
+                "object_store_limit": node.store.limit,
+                "disk_used": node.disk.used,
+                "disk_limit": node.disk.limit,
+                "spill_directory": node.start["spill_directory"],
+            }
+            for name in SPILL_STATISTICS:
+                record[name] = sum(one[name] for one in found)
+            node.reply(peer, number, [record])
+
+        node.gatherings.ask("spilled", node.members(), now, reply)
+        following = node.gatherings.tick(now)
+        if following is not None:
+            node.reactor.look_at(following)
 
     def _logs(self, peer: bytes, number: int) -> None:
         self._node.reply(peer, number, self._node.logs.sources())

@@ -13,6 +13,8 @@ and is refused (`OutOfBandObjectRefSerializationException`).
 
 from __future__ import annotations
 
+import copyreg
+import functools
 import hashlib
 import io
 import pickle
@@ -35,22 +37,30 @@ from engine.store.arrow import (
 
 __all__ = [
     "Encoded",
+    "arrow_kind",
     "contained_refs",
     "decode",
     "decode_durable",
+    "deregister",
     "encode",
+    "encode_array",
     "encode_definition",
     "encode_durable",
     "encode_error",
     "encode_plain",
     "read_parts",
+    "register",
 ]
 
 _ALIGN = 64
 _U64 = Struct("<Q")
-_dumps, _loads = pickle.dumps, pickle.loads
+_loads = pickle.loads
+# Others while classes are registered (`register`).
+_dumps: Callable[..., bytes] = pickle.dumps
+_cloud_dumps: Callable[..., bytes] = cloudpickle.dumps
 _MAIN = b"__main__"
 _PLAIN_MAX = 64 * 1024
+_DESERIALIZER_MAX = 1 << 20
 _local = threading.local()
 
 
@@ -119,19 +129,19 @@ def encode(value: Any, refs: list[Any] | None = None) -> Encoded:
 
     Raises SerializationError (a TypeError) that names the path to what cannot be pickled.
     """
-    small = small_batch(value)
-    if small is not None:
-        return Encoded(_SMALL_BATCH, small, [])
-    arrow = arrow_part(value)
+    if not _registered or type(value) not in _registered:
+        small = small_batch(value)
+        if small is not None:
+            return Encoded(_SMALL_BATCH, small, [])
+        arrow = arrow_part(value)
+        if arrow is not None:
+            return Encoded(_ARROW_HEADS[arrow.kind], [arrow], [])
     outer = contained_refs()
     if refs is None:
         refs = []
     _local.refs = refs
     buffers: list[Any] = []
     try:
-        if arrow is not None:
-            data = _dumps(_ArrowStandIn(arrow.kind), protocol=5, buffer_callback=buffers.append)
-            return Encoded(data, [arrow], refs)
         plain_error: Exception | None = None
         try:
             data = _dumps(value, protocol=5, buffer_callback=buffers.append)
@@ -142,7 +152,7 @@ def encode(value: Any, refs: list[Any] | None = None) -> Encoded:
         refs.clear()
         buffers.clear()
         try:
-            data = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+            data = _cloud_dumps(value, protocol=5, buffer_callback=buffers.append)
         except Exception as error:
             if isinstance(plain_error, SerializationError):
                 raise plain_error from None
@@ -218,7 +228,7 @@ def _kept(index: int) -> Any:
 
 def encode_plain(value: Any) -> bytes | None:
     """Pickle a value made only of numbers, strings, bytes and tuples; None when it is large."""
-    data = _dumps(value, protocol=5)
+    data = pickle.dumps(value, protocol=5)
     return data if len(data) <= _PLAIN_MAX else None
 
 
@@ -243,7 +253,7 @@ def encode_definition(thing: Any, limit: int) -> tuple[bytes, bytes, list[Any]]:
     refs: list[Any] = []
     _local.refs = refs
     try:
-        blob = cloudpickle.dumps(thing, protocol=5)
+        blob = _cloud_dumps(thing, protocol=5)
     except Exception as error:
         path = _find_unpicklable(thing, getattr(thing, "__name__", "function"), set())
         raise SerializationError(
@@ -304,8 +314,112 @@ class _SmallBatchStandIn:
         return read_small_batch, (pickle.PickleBuffer(b""), pickle.PickleBuffer(b""))
 
 
+def encode_array(value: Any) -> Encoded | None:
+    """An Arrow value with its IPC stream as one buffer, or a contiguous NumPy array as one.
+
+    None for everything else. Not the form of small batches, which is for the engine alone.
+    """
+    part = arrow_part(value)
+    if part is not None:
+        return Encoded(_ARROW_HEADS[part.kind], [part], [])
+    encoded = encode(value)
+    return encoded if type(value).__module__ == "numpy" and len(encoded.buffers) == 1 else None
+
+
+def arrow_kind(data: memoryview) -> str | None:
+    """What kind of Arrow value an encoded value is whose only buffer is an IPC stream."""
+    head = bytes(data)
+    return next((kind for kind, known in _ARROW_HEADS.items() if known == head), None)
+
+
+_ARROW_HEADS = {
+    kind: _dumps(_ArrowStandIn(kind), protocol=5, buffer_callback=lambda _buffer: False)
+    for kind in ("table", "batch", "array", "chunked")
+}
+
 # The same for every batch: what differs lies in the buffers.
 _SMALL_BATCH = _dumps(_SmallBatchStandIn(), protocol=5, buffer_callback=lambda _buffer: False)
+
+
+# ------------------------------------------------------------------------------ custom classes
+
+
+class _Reducers(dict[type, Any]):
+    """A table of reducers for a pickler: the registered classes, then those of `others`."""
+
+    def __init__(self, others: Any) -> None:
+        super().__init__()
+        self._others = others
+
+    def __missing__(self, cls: type) -> Any:
+        return self._others[cls]
+
+
+_registered = _Reducers(copyreg.dispatch_table)
+# Classes that the pickler writes by itself, without asking any table.
+_BUILT_IN = (
+    *(int, float, bool, str, bytes, bytearray, list, tuple, dict, set, frozenset, type(None)),
+    *(type, type(encode)),
+)
+
+
+class _CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    dispatch_table = _Reducers(cloudpickle.Pickler.dispatch_table)
+
+
+def register(cls: type, serializer: Callable[[Any], Any], deserializer: Any) -> None:
+    """Pickle instances of exactly this class with `serializer` from now on, in this process.
+
+    The deserializer travels with each value. Raises TypeError for a class that cannot be registered
+    and SerializationError for a deserializer that cannot travel.
+    """
+    global _dumps, _cloud_dumps
+    if cls in _BUILT_IN:
+        raise TypeError(
+            f"{cls.__name__} is written by pickle itself and cannot have a serializer of its own; "
+            "register a subclass of it, or a class that contains it"
+        )
+    _key, blob, refs = encode_definition(deserializer, _DESERIALIZER_MAX)
+    if refs:
+        raise SerializationError(
+            f"the deserializer of {cls.__name__} captures an ObjectRef, which nobody would hold"
+        )
+
+    def reduce(value: Any) -> tuple[Any, ...]:
+        return _rebuild, (blob, serializer(value))
+
+    _registered[cls] = _CloudPickler.dispatch_table[cls] = reduce
+    _dumps, _cloud_dumps = _dumps_registered, _cloud_dumps_registered
+
+
+def deregister(cls: type) -> None:
+    """Pickle instances of this class as usual again."""
+    global _dumps, _cloud_dumps
+    _registered.pop(cls, None)
+    _CloudPickler.dispatch_table.pop(cls, None)
+    if not _registered:
+        _dumps, _cloud_dumps = pickle.dumps, cloudpickle.dumps
+
+
+def _dumps_registered(value: Any, protocol: int, buffer_callback: Any = None) -> bytes:
+    with io.BytesIO() as file:
+        pickler = pickle.Pickler(file, protocol, buffer_callback=buffer_callback)
+        pickler.dispatch_table = _registered
+        pickler.dump(value)
+        return file.getvalue()
+
+
+def _cloud_dumps_registered(value: Any, protocol: int, buffer_callback: Any = None) -> bytes:
+    with io.BytesIO() as file:
+        _CloudPickler(file, protocol, buffer_callback=buffer_callback).dump(value)
+        return file.getvalue()
+
+
+_deserializer = functools.lru_cache(maxsize=256)(pickle.loads)
+
+
+def _rebuild(blob: bytes, payload: Any) -> Any:
+    return _deserializer(blob)(payload)
 
 
 # ------------------------------------------------------------------------------ explaining
@@ -327,6 +441,8 @@ def _find_unpicklable(value: Any, path: str, seen: set[int], depth: int = 0) -> 
 
 
 def _children(value: Any) -> list[tuple[str, Any]]:
+    if type(value) in _registered:  # its serializer is what failed
+        return []
     if isinstance(value, dict):
         return [(f"[{key!r}]", child) for key, child in value.items()]
     if isinstance(value, list | tuple | set | frozenset):
@@ -349,7 +465,7 @@ def _children(value: Any) -> list[tuple[str, Any]]:
 
 def _picklable(value: Any) -> bool:
     try:
-        cloudpickle.dumps(value, protocol=5)
+        _cloud_dumps(value, protocol=5)
     except Exception:  # the question is only whether it can be pickled
         return False
     return True

@@ -23,8 +23,9 @@ def allocate(nbytes: int) -> tuple[memoryview, Any]:
     object_id = home.ids.new()
     with home.lock:
         home.owner.objects.add(object_id, Value(block=block))
+        home.owner.spill.fix(object_id)
     ref: ObjectRef[Any] = ObjectRef(object_id)
-    view = home.values.view_block(block, ref)
+    view = home.values.view(block, ref)
     np.frombuffer(view, np.uint8)[:] = 0  # a block has whatever lay there before
     return view, ref
 
@@ -40,7 +41,7 @@ def attach(token: ObjectRef[Any]) -> memoryview:
         )
     value = home.locate(token)
     assert value.block is not None
-    return home.values.view_block(value.block, token)
+    return home.values.view(value.block, token)
 
 
 def resolve(argument: Any) -> Any:

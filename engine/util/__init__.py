@@ -19,6 +19,8 @@ from engine.util.placement_group import (
 from engine.util.pool import Pool
 from engine.util.queue import Empty, Full, Queue
 from engine.util.replayed import now, random
+from engine.util.serialization import deregister_serializer, register_serializer
+from engine.util.sharing import SharedArrow, share_arrow
 
 __all__ = [
     "ActorPool",
@@ -29,6 +31,8 @@ __all__ = [
     "PlacementGroupSchedulingStrategy",
     "Pool",
     "Queue",
+    "SharedArrow",
+    "deregister_serializer",
     "get_current_placement_group",
     "get_placement_group",
     "now",
@@ -36,7 +40,9 @@ __all__ = [
     "placement_group_table",
     "random",
     "register_joblib",
+    "register_serializer",
     "remove_placement_group",
     "scheduling_strategies",
+    "share_arrow",
     "state",
 ]

@@ -150,7 +150,7 @@ class Process:
             table.on_fetch(peer, message)
         else:
             assert kind is ObjectValue
-            table.resolve(message.id, message.value)
+            table.on_value(message)
         self.drain()
 
     def on_gone(self, name: bytes) -> None:
@@ -169,11 +169,13 @@ class Process:
 class Network:
     """All processes, the queues between them, and what must hold at every moment."""
 
+    kind = Process
+
     def __init__(self, size: int, *, deaths: bool = False) -> None:
         self.deaths = deaths
         self.queues: dict[tuple[bytes, bytes], deque[Any]] = {}
         self.processes = {
-            name: Process(self, name) for name in (b"process%d" % n for n in range(size))
+            name: self.kind(self, name) for name in (b"process%d" % n for n in range(size))
         }
         self.blocks: dict[Block, bytes] = {}
         self._numbers = 0

@@ -12,35 +12,38 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.core.values import Block
-from engine.exceptions import ObjectStoreFullError
-from engine.store.arena import Arena
+from engine.store.arena import Arena, Segment
 
 SEGMENT_BYTES = 64 * 1024
 LIMIT_BYTES = 8 * SEGMENT_BYTES
 
 
-class _Lender:
-    """The node's part: memfds within a limit."""
+class Lender:
+    """The node's part: memfds within a limit, brought to an arena when it has no room."""
 
     def __init__(self, limit: int = LIMIT_BYTES) -> None:
         self.left = limit
-        self.fds: dict[int, int] = {}
+        self.arena = Arena(b"process1")
         self.sizes: dict[int, int] = {}
 
-    def __call__(self, size: int) -> tuple[int, int, int]:
-        if size > self.left:
-            raise ObjectStoreFullError(f"{size} bytes do not fit, {self.left} are left")
-        self.left -= size
+    def allocate(self, size: int) -> Block | None:
+        block = self.arena.allocate(size)
+        if block is not None:
+            return block
+        wanted = max(SEGMENT_BYTES, (size + mmap.PAGESIZE - 1) & -mmap.PAGESIZE)
+        if wanted > self.left:
+            return None
+        self.left -= wanted
         fd = os.memfd_create("test", os.MFD_CLOEXEC)
-        os.ftruncate(fd, size)
+        os.ftruncate(fd, wanted)
         number = len(self.sizes) + 1
-        self.fds[number], self.sizes[number] = fd, size
-        return number, os.dup(fd), size
+        self.sizes[number] = wanted
+        self.arena.add(Segment(number, fd, wanted))
+        return self.arena.allocate(size)
 
-    def close(self) -> None:
-        for fd in self.fds.values():
-            os.close(fd)
-        self.fds.clear()
+    def view(self, block: Block) -> memoryview:
+        segment: Segment = self.arena.segments[block.segment]
+        return segment.view(block.offset, block.size)
 
 
 class ArenaMachine(RuleBasedStateMachine):
@@ -48,17 +51,17 @@ class ArenaMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lender = _Lender()
-        self.arena = Arena(b"process1", SEGMENT_BYTES, self.lender)
+        self.lender = Lender()
+        self.arena = self.lender.arena
         self.live: list[tuple[Block, bytes]] = []
+        self.given_up = 0
         self.stamp = 0
 
     @rule(size=st.one_of(st.integers(0, 300), st.integers(0, 3 * SEGMENT_BYTES)))
     def allocate(self, size: int) -> None:
-        try:
-            block = self.arena.allocate(size)
-        except ObjectStoreFullError:
-            assert size > 64, "a tiny block must fit unless the limit is used up"
+        block = self.lender.allocate(size)
+        if block is None:
+            assert size > 64 or self.given_up, "a tiny block must fit unless the limit is used up"
             return
         assert block.size >= size
         assert block.offset % 64 == 0
@@ -66,7 +69,7 @@ class ArenaMachine(RuleBasedStateMachine):
         assert block.holder == b"process1"
         self.stamp = (self.stamp + 1) % 251
         mark = bytes([self.stamp]) * 16
-        view = self.arena.view(block)
+        view = self.lender.view(block)
         view[:16] = mark
         view[-16:] = mark
         self.live.append((block, mark))
@@ -76,7 +79,7 @@ class ArenaMachine(RuleBasedStateMachine):
     def free(self, data: st.DataObject) -> None:
         index = data.draw(st.integers(0, len(self.live) - 1))
         block, mark = self.live.pop(index)
-        view = self.arena.view(block)
+        view = self.lender.view(block)
         assert bytes(view[:16]) == mark, "somebody else wrote into the block"
         assert bytes(view[-16:]) == mark
         del view
@@ -88,7 +91,16 @@ class ArenaMachine(RuleBasedStateMachine):
         for segment in self.arena.release_free_segments():
             assert segment not in used
             self.lender.left += self.lender.sizes[segment]
-            os.close(self.lender.fds.pop(segment))
+
+    @rule(enough=st.integers(1, 2 * SEGMENT_BYTES))
+    def give_up_pieces(self, enough: int) -> None:
+        free = sum(self.lender.sizes[one] for one in self.arena.segments) - self.arena.bytes_live
+        for segment, nbytes in self.arena.discard_free_pieces(enough):
+            assert nbytes % mmap.PAGESIZE == 0
+            assert segment in self.arena.segments
+            self.given_up += nbytes
+            free -= nbytes
+        assert free >= 0, "only free pieces are given up"
 
     @invariant()
     def blocks_are_disjoint(self) -> None:
@@ -99,24 +111,26 @@ class ArenaMachine(RuleBasedStateMachine):
     @invariant()
     def the_books_are_right(self) -> None:
         assert self.arena.bytes_live == sum(block.size for block, _ in self.live)
-        for number, segment in self.arena.segments.items():
-            assert segment.used == sum(1 for block, _ in self.live if block.segment == number)
+        for number, space in self.arena._spaces.items():
+            assert space.used == sum(1 for block, _ in self.live if block.segment == number)
 
     @invariant()
     def free_neighbours_are_merged(self) -> None:
-        for (segment, end), _offset in self.arena._by_end.items():
-            assert (segment, end) not in self.arena._by_start
+        for space in self.arena._spaces.values():
+            assert not space.by_end.keys() & space.by_start.keys()
 
     def teardown(self) -> None:
-        for block, _ in self.live:
+        for block, mark in self.live:
+            assert bytes(self.lender.view(block)[:16]) == mark
             self.arena.free(block)
         assert self.arena.bytes_live == 0
-        freed = {(segment, size) for size, segment, _ in self.arena._by_size}
-        for number in self.arena.segments:
-            assert (number, self.lender.sizes[number]) in freed, "one free block a segment"
+        if not self.given_up:
+            freed = {(segment, size) for size, segment, _ in self.arena._by_size}
+            for number in self.arena.segments:
+                assert (number, self.lender.sizes[number]) in freed, "one free block a segment"
         self.arena.release_free_segments()
         assert not self.arena.segments
-        self.lender.close()
+        assert not self.arena._by_size
 
 
 TestArena = ArenaMachine.TestCase
@@ -124,56 +138,65 @@ TestArena.settings = settings(max_examples=40, stateful_step_count=40, deadline=
 
 
 @pytest.fixture
-def arena():
-    lender = _Lender(1 << 20)
-    yield Arena(b"process1", SEGMENT_BYTES, lender)
-    lender.close()
+def lender() -> Lender:
+    return Lender(1 << 20)
 
 
-def test_a_freed_block_is_given_out_again_warm(arena: Arena) -> None:
-    first = arena.allocate(10_000)
-    arena.allocate(64)
-    arena.free(first)
-    assert arena.allocate(10_000) == first
+def test_a_freed_block_is_given_out_again_warm(lender: Lender) -> None:
+    first = lender.allocate(10_000)
+    assert first is not None
+    lender.allocate(64)
+    lender.arena.free(first)
+    assert lender.allocate(10_000) == first
 
 
-def test_best_fit_takes_the_smallest_hole(arena: Arena) -> None:
-    holes = [arena.allocate(size) for size in (8192, 64, 1024, 64, 4096, 64)]
+def test_best_fit_takes_the_smallest_hole(lender: Lender) -> None:
+    holes = [lender.allocate(size) for size in (8192, 64, 1024, 64, 4096, 64)]
     for hole in holes[::2]:
-        arena.free(hole)
-    assert arena.allocate(1000).offset == holes[2].offset
-    assert arena.allocate(4000).offset == holes[4].offset
+        assert hole is not None
+        lender.arena.free(hole)
+    for size, hole in ((1000, holes[2]), (4000, holes[4])):
+        found = lender.allocate(size)
+        assert found is not None
+        assert hole is not None
+        assert found.offset == hole.offset
 
 
-def test_freeing_twice_asserts(arena: Arena) -> None:
-    block = arena.allocate(100)
-    arena.free(block)
+def test_freeing_twice_asserts(lender: Lender) -> None:
+    block = lender.allocate(100)
+    assert block is not None
+    lender.arena.free(block)
     with pytest.raises(AssertionError, match="not allocated here"):
-        arena.free(block)
+        lender.arena.free(block)
 
 
-def test_a_block_larger_than_a_segment_gets_one_of_its_own(arena: Arena) -> None:
-    block = arena.allocate(3 * SEGMENT_BYTES)
-    segment = arena.segments[block.segment]
-    assert segment.size == 3 * SEGMENT_BYTES
-    assert segment.size % mmap.PAGESIZE == 0
+def test_pieces_given_up_cost_no_memory() -> None:
+    """The pages in the middle of a segment go back to the system; the neighbours stay."""
+    arena = Arena(b"process1")
+    fd = os.memfd_create("test", os.MFD_CLOEXEC)
+    os.ftruncate(fd, 1 << 20)
+    memory = os.dup(fd)
+    segment = Segment(1, fd, 1 << 20)
+    arena.add(segment)
+    blocks = [block for _ in range(3) if (block := arena.allocate(340_000)) is not None]
+    for block in blocks:
+        segment.view(block.offset, block.size)[:] = b"x" * block.size
+    full = os.fstat(memory).st_blocks * 512
+    arena.free(blocks[1])
+    ((number, nbytes),) = arena.discard_free_pieces(1)
+    assert (number, nbytes) == (1, 335_872)
+    assert os.fstat(memory).st_blocks * 512 == full - nbytes
+    for block in blocks[::2]:
+        assert bytes(segment.view(block.offset, block.size)) == b"x" * block.size
+    assert arena.allocate(300_000) is None, "what was given up is not used again"
+    os.close(memory)
 
 
-def test_near_the_limit_a_smaller_segment_is_tried() -> None:
-    lender = _Lender(8 * 4096)
-    arena = Arena(b"process1", SEGMENT_BYTES, lender)
-    block = arena.allocate(5000)
-    assert lender.sizes[block.segment] == 8192
-    with pytest.raises(ObjectStoreFullError):
-        arena.allocate(40_000)
-    arena.allocate(5000)  # a failure leaves it usable
-    lender.close()
-
-
-def test_a_view_outlives_the_closing_of_its_segment(arena: Arena) -> None:
-    block = arena.allocate(1000)
-    view = arena.view(block)
+def test_a_view_outlives_the_closing_of_its_segment(lender: Lender) -> None:
+    block = lender.allocate(1000)
+    assert block is not None
+    view = lender.view(block)
     view[:5] = b"hello"
-    arena.free(block)
-    assert arena.release_free_segments() == [block.segment]
+    lender.arena.free(block)
+    assert lender.arena.release_free_segments() == [block.segment]
     assert bytes(view[:5]) == b"hello"

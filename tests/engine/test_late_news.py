@@ -28,7 +28,7 @@ from engine.core.messages import (
 )
 from engine.core.owner import Owner
 from engine.core.placing import Placing
-from engine.core.values import STREAMING, Block, Value, decode_failure, encode_failure
+from engine.core.values import ELSEWHERE, STREAMING, Block, Value, decode_failure, encode_failure
 
 ME, NODE, WORKER, OTHER, THIRD = b"driver--", b"node----", b"worker--", b"other---", b"third---"
 ERROR = encode_failure("X", "y")
@@ -158,19 +158,18 @@ def test_a_task_in_the_queue_again_is_cancelled_in_the_queue(desk: Desk) -> None
 # -------------------------------------------------------------------------------- actors
 
 
-def test_the_arguments_of_a_constructor_go_in_one_message_or_not_at_all() -> None:
+def test_the_arguments_of_a_constructor_go_in_one_message() -> None:
     desk = Desk(frame_bytes_max=400)
     given = [desk.new(), desk.new()]
     for one in given:
         desk.owner.objects.add(one, Value(bytes(80)))
     client = desk.actor()
     task = Task(CreateActor(client.id, b"k", b"", b"", {}), "A.__init__", [], 0, None)
-    task.deps, task.nbytes = given, 10
+    task.deps, task.nbytes, task.brings = given, 10, True
+    desk.owner.objects.add(client.id, Value())
     desk.owner.create(client, task)
-    assert not desk.take(CreateActor)
-    assert client.state == "dead"
-    assert client.failure is not None
-    assert "engine.put()" in decode_failure(client.failure).text
+    ((_node, create),) = desk.take(CreateActor)
+    assert [one.value.block for one in create.deps] == [None, ELSEWHERE], "to be asked for"
     assert (desk.owner.unfinished, desk.owner.unfinished_bytes) == (0, 0)
 
 

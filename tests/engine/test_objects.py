@@ -66,6 +66,45 @@ def test_arrays_of_every_size_come_back_read_only(cluster: Any, size: int) -> No
     assert size == 0 or not found.flags.writeable
 
 
+@pytest.mark.parametrize("size", [10, LARGE], ids=["inline", "shared"])
+def test_arrays_are_read_only_wherever_they_arrive(cluster: Any, size: int) -> None:
+    """A process that could write would change what others see, or believe that it did."""
+    array = np.ones(size, dtype=np.uint8)
+    ref = cluster.put({"nested": array})
+
+    @cluster.remote
+    def look(given: np.ndarray, inner: Any) -> list[bool]:
+        return [given.flags.writeable, cluster.get(inner[0])["nested"].flags.writeable]
+
+    @cluster.remote
+    class Keeper:
+        def keep(self, given: np.ndarray) -> np.ndarray:
+            self.array = given
+            return given
+
+        def writeable(self) -> bool:
+            return bool(self.array.flags.writeable)
+
+    @cluster.remote
+    def items() -> Any:
+        yield array.copy()
+
+    keeper = Keeper.remote()
+    plain = cluster.put(array)
+    found = cluster.get(look.remote(array, [ref])) + cluster.get(look.remote(plain, [ref]))[:1]
+    found += [cluster.get(keeper.keep.remote(array)).flags.writeable]
+    found += [cluster.get(keeper.writeable.remote())]
+    found += [cluster.get(next(items.remote())).flags.writeable]
+    found += [cluster.get(ref)["nested"].flags.writeable]
+    assert found == [False] * 7
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        cluster.get(ref)["nested"].flags.writeable = True
+    with pytest.raises(TypeError, match="read-only"):
+        memoryview(cluster.get(ref)["nested"])[0] = 1
+    table = cluster.get(cluster.put(pa.table({"n": np.arange(size)})))
+    assert not table["n"].chunk(0).buffers()[1].is_mutable
+
+
 def test_two_gets_see_the_same_memory(cluster: Any) -> None:
     ref = cluster.put(np.arange(LARGE, dtype=np.uint8))
     one, two = cluster.get(ref), cluster.get(ref)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from engine.core.messages import BorrowAck, DropBorrower
+from engine.core.messages import BorrowAck, DropBorrower, Fetch
 from engine.core.objects import ObjectTable
-from engine.core.values import Value
+from engine.core.values import ObjectValue, Value
 from tests.engine.network import Network, Process
 
 few = st.integers(0, 7)
@@ -270,3 +270,25 @@ def test_dropping_a_borrowed_container_waits_for_its_contents_to_be_registered()
     assert (b"other---", DropBorrower(container)) not in sent
     table.on_borrow_ack(BorrowAck(inner, True))
     assert sent[-1] == (b"other---", DropBorrower(container))
+
+
+def test_an_answer_to_a_fetch_of_an_earlier_borrowing_does_not_count() -> None:
+    """Fetch, let go, borrow again: what was answered then may lie elsewhere by now."""
+    table, sent, _freed = _table()
+    object_id = b"other---" + bytes(8)
+    table.hold(object_id)
+    assert not table.when_ready(object_id, lambda _value: None)
+    first = next(message for _, message in sent if isinstance(message, Fetch))
+    table.release(object_id)
+    table.hold(object_id)
+    late = ObjectValue(object_id, Value(b"old"), first.number)
+    table.on_value(late)
+    assert table.entries[object_id].value is None
+    assert not table.when_ready(object_id, lambda _value: None)
+    table.on_value(late)
+    assert table.entries[object_id].value is None
+    second = [message for _, message in sent if isinstance(message, Fetch)][-1]
+    table.on_value(ObjectValue(object_id, Value(b"new"), second.number))
+    found = table.entries[object_id].value
+    assert found is not None
+    assert found.data == b"new"

@@ -6,8 +6,10 @@ import copy
 import gc
 import os
 import pickle
+import threading
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -212,6 +214,42 @@ def test_references_know_their_id(cluster: Any) -> None:
 def test_pickling_by_hand_is_refused(cluster: Any, wrap: Any) -> None:
     with pytest.raises(exceptions.OutOfBandObjectRefSerializationException, match=r"engine\.put"):
         pickle.dumps(wrap(cluster.put(1)))
+
+
+def test_pickling_by_hand_is_refused_everywhere(cluster: Any) -> None:
+    """Also in a task, by cloudpickle, and in a thread while another one encodes a value."""
+    refused = exceptions.OutOfBandObjectRefSerializationException
+    ref = cluster.put(1)
+
+    @cluster.remote
+    def by_hand(box: list[Any]) -> None:
+        pickle.dumps(box)
+
+    with pytest.raises(refused, match=r"engine\.put"):
+        cluster.get(by_hand.remote([ref]))
+    with pytest.raises(refused):
+        cloudpickle.dumps(lambda: ref)
+
+    caught: list[BaseException] = []
+
+    class Encoding:
+        """Pickling it runs another thread, which pickles a reference."""
+
+        def __reduce__(self) -> Any:
+            def elsewhere() -> None:
+                try:
+                    pickle.dumps(ref)
+                except refused as error:  # looked at below
+                    caught.append(error)
+
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            thread.join()
+            return str, ("encoded",)
+
+    assert cluster.get(cluster.put([Encoding(), ref]))[0] == "encoded"
+    assert len(caught) == 1
+    assert copy.deepcopy([ref])[0] is ref, "within the process it is the same reference"
 
 
 def test_a_future_delivers_value_and_error(cluster: Any) -> None:

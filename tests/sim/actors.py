@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from engine.core.control import CreateActor
 from engine.core.messages import ActorCall
-from tests.sim.member import Violation
-from tests.sim.process import Process, Steps
+from tests.sim.member import Failure, Steps, Violation
+from tests.sim.process import Process
 from tests.sim.references import Ref
 from tests.sim.tasks import deep, mix
-from tests.sim.user import Failure
 from tests.sim.worker import ActorExit, Worker
 
 if TYPE_CHECKING:

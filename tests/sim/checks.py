@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine.core.ids import short
 from engine.core.objects import Entry
-from tests.sim.member import Violation
+from tests.sim.member import Failure, Violation
 from tests.sim.tasks import ANY, Expect
-from tests.sim.user import Failure
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -45,8 +44,11 @@ def error_is_excused(world: World, expect: Expect, error: Failure) -> None:
             count + world.raised[task] >= min(world.retries[task] % (1 << 30) + 1, limit)
             for task, count in world.exposed.items()
         )
-    elif kind == "ObjectStoreFullError":
-        good = world.faults.on["little memory"]
+    elif kind == "ObjectStoreFullError":  # else there is always room on disk
+        on = world.faults.on
+        good = on["little memory"] and (on["little disk"] or on["disk errors"])
+    elif kind == "OutOfDiskError":
+        good = world.faults.on["disk errors"]
     elif kind == "SerializationError":
         good = world.config.frame_bytes_max < 1000  # a constructor's arguments may be too many
     elif kind == "TaskPlacementGroupRemoved":
@@ -90,7 +92,8 @@ def nothing_is_left(world: World) -> None:
 
 def _left_in_process(process: Process) -> dict[str, Any]:
     owner = process.owner
-    process.take_back()
+    process.drain()
+    spill, values = owner.spill, process.values
     tables: dict[str, Any] = {
         "objects": {
             short(one): f"{entry.local} local, borrowed by {_names(process.world, entry)}"
@@ -114,6 +117,13 @@ def _left_in_process(process: Process) -> dict[str, Any]:
         "promised": process.promised,
         "answers": process.replies or process.abandoned,
         "references": process.escaped,
+        "objects with blocks": spill.held,
+        "uses": spill.uses,
+        "objects kept in memory for their owners": spill._refused,
+        "objects on their way": spill._moving or process.spilling.jobs,
+        "bytes in memory": spill.resident,
+        "memory is short": spill.short or values.missing,
+        "waiting for memory": values.waiters,
         "blocks": _blocks(process),
     }
     if process.kind == "worker":
@@ -125,8 +135,9 @@ def _left_in_process(process: Process) -> dict[str, Any]:
 def _blocks(process: Process) -> list[Any]:
     """Blocks that nobody freed, except those of owners that died: nobody can know about them."""
     left = []
-    for block in process.arena.live:
-        if process.world.is_alive(process.arena.owners[block]):
+    for block in process.values.live():
+        owner = process.values.owners.get(block)  # none: it was never written
+        if owner is None or process.world.is_alive(owner):
             left.append(block)
         else:
             process.world.mark("a block outlives its owner")
@@ -142,11 +153,15 @@ def _names(world: World, entry: Entry) -> dict[str, int]:
 
 def _left_in_node(world: World) -> dict[str, Any]:
     node, machine = world.node, world.node.machine
+    segments = node.store._segments | node.disk._segments
     holders = {
         key: segment.holder.hex()
-        for key, segment in node.store._segments.items()
+        for key, segment in segments.items()
         if world.holder_is_gone(segment.holder, key)
     }
+    charged = [
+        sum(one.charged for one in book._segments.values()) for book in (node.store, node.disk)
+    ]
     tables: dict[str, Any] = {
         "resources taken": machine.pool.free != machine.pool.total and machine.pool.free,
         "leased workers": [w.pid for w in machine.workers.values() if w.use],
@@ -158,7 +173,10 @@ def _left_in_node(world: World) -> dict[str, Any]:
         "places of actors": node.head._by_process,
         "names": node.head.names,
         "segments of nobody": holders,
-        "requests for memory": node.store._requests,
+        "segments that no book has": [one for one in node.segments if one not in segments],
+        "books that do not add up": charged != [node.store.used, node.disk.used] and charged,
+        "requests for memory": node.admission._queue,
+        "memory is short": node.admission._short,
         "gatherings": node.gatherings._open,
     }
     return {name: table for name, table in tables.items() if table}

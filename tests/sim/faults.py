@@ -29,6 +29,8 @@ KINDS = {
     "cancels": "calls are cancelled",
     "actor kills": "engine.kill, with and without restart",
     "little memory": "the object store is too small for all large values",
+    "little disk": "and the disk is too small as well",
+    "disk errors": "writing to disk fails, or making a file does",
     "node death": "the node dies, and every worker with it",
 }
 _DEADLY = {"kills", "points", "forks", "exits", "actor kills", "node death"}
@@ -53,6 +55,7 @@ class Faults:
         self._point_rate = draw.choice([0.002, 0.01, 0.05])
         self._stall_rate = draw.choice([0.005, 0.05])
         self._stall_ms = draw.choice([1.0, 10.0, 60.0])
+        self._disk_rate = draw.choice([0.1, 0.7])
         self._latency = draw.choice([5e-6, 20e-6, 200e-6])
         self.deaths_left = draw.choice([1, 3, 10, 25])
         self._timed = [kind for kind in ("kills", "stops", "node death") if self.on[kind]]
@@ -113,6 +116,19 @@ class Faults:
         if possible and self._draw.random() < 0.15:
             self.deaths_left -= 1
             self._world.mark("fault: forks")
+            return True
+        return False
+
+    # ------------------------------------------------------------------ disk
+
+    def disk_seconds(self) -> float:
+        """How long the disk takes for one value."""
+        return self._draw.uniform(20e-6, 200e-6) * self._draw.choice([1.0, 1.0, 20.0])
+
+    def disk_fails(self) -> bool:
+        """Whether a write, or making a file, fails."""
+        if self.on["disk errors"] and self._draw.random() < self._disk_rate:
+            self._world.mark("fault: disk errors")
             return True
         return False
 

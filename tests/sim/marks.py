@@ -20,14 +20,20 @@ _BRANCHES = (
     *("dropped the calls of a dead caller", "gave back", "had nothing to give back"),
     *("heard of the dead again", "interrupted", "interrupted where it came to wait"),
     *("killed with its owner", "nobody takes the answer to a request", "retired"),
+    *("a copy could not be made", "a new value was written to disk", "asked to spill"),
+    *("a request for memory is withdrawn", "asked the owner where an argument lies"),
+    *("freed memory went to a thread that waits", "gave up a part of a segment"),
+    *("memory came after all", "no room to read a value back", "read back", "read from disk"),
+    *("spilled", "spilled in vain", "threads ask for memory one after the other"),
     *("stayed for what it owns", "the last words of a dead process", "waited for admission"),
 )
 _POINTS = (
-    *("after the reply", "an item sent", "arguments read", "before reading"),
+    *("after the reply", "a copy made", "an item sent", "arguments read", "before reading"),
     *("before the reply leaves", "in a constructor", "while blocked", "while running"),
 )
 _ERRORS = (
     *("ActorDiedError", "ActorUnavailableError", "NodeDiedError", "ObjectStoreFullError"),
+    *("OutOfDiskError",),
     *("OwnerDiedError", "SerializationError", "TaskCancelledError", "TaskPlacementGroupRemoved"),
     *("UserError", "WorkerCrashedError"),
 )

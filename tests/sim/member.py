@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from tests.sim.network import End
@@ -9,11 +10,22 @@ from tests.sim.network import End
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-__all__ = ["Killed", "Member", "Violation"]
+__all__ = ["Failure", "Killed", "Member", "Steps", "Violation"]
+
+Steps = Generator[Any, Any, Any]  # code of a thread; see `process`
 
 
 class Violation(AssertionError):
     """Something that must never happen has happened: a bug of a machine, or of the simulator."""
+
+
+class Failure(Exception):
+    """Any error that user code sees; `kind` is the class the engine would raise."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(kind, text)
+        self.kind = kind
+        self.text = text
 
 
 class Killed(BaseException):

@@ -1,19 +1,17 @@
-"""Shared memory: what lies where, and the arenas of processes.
+"""Shared memory and disk: what lies where, and what stands for the segments.
 
-The content of a block is kept under (segment, offset) from its writing until its holder takes it
-back. Reading anything else is what "freed too early" looks like from outside.
+The content of a block is kept under (segment, offset) from its writing until its holder is told
+that it is free. Reading anything else is what "freed too early" looks like from outside.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from zlib import crc32
 
 from engine.core.values import Block
 from tests.sim.member import Violation
 
-__all__ = ["Arena", "Memory"]
-
-_ALIGN = 1024
+__all__ = ["Memory", "Space"]
 
 
 class Memory:
@@ -34,49 +32,26 @@ class Memory:
         data = self._content.get((block.segment, block.offset))
         if data is None:
             raise Violation(f"{block} is read after it was freed")
+        if block.segment < 0 and crc32(data) != block.check:
+            raise Violation(f"something else lies in {block}")
         return data
 
     def wipe(self, block: Block) -> None:
-        """The holder takes a block back."""
+        """A block is free: nobody may look at it from now on."""
         self._content.pop((block.segment, block.offset), None)
 
 
-class Arena:
-    """Blocks of one process, first fit (as `engine.store.arena`, without the memory)."""
+class Space:
+    """What an arena needs of a segment; there is nothing in it."""
 
-    def __init__(self, process: bytes, memory: Memory) -> None:
-        self._process = process
-        self._memory = memory
-        self.segments: dict[int, int] = {}  # id -> size
-        self.live: dict[tuple[int, int], int] = {}  # (segment, offset) -> size
-        self.owners: dict[tuple[int, int], bytes] = {}  # of the objects that lie there
+    def __init__(self, segment: int, size: int) -> None:
+        self.id = segment
+        self.size = size
 
-    def allocate(self, size: int) -> Block | None:
-        """A block, or None when no segment has room."""
-        size = (size + _ALIGN - 1) // _ALIGN * _ALIGN
-        for segment, whole in self.segments.items():
-            offset = 0
-            for start, length in sorted(
-                (at, length) for (one, at), length in self.live.items() if one == segment
-            ):
-                if start - offset >= size:
-                    break
-                offset = start + length
-            if whole - offset >= size:
-                self.live[segment, offset] = size
-                return Block(segment, offset, size, self._process)
-        return None
+    def close(self) -> bool:
+        """Nothing to unmap."""
+        return True
 
-    def free(self, block: Any) -> None:
-        """Take a block back."""
-        if self.live.pop((block.segment, block.offset), None) is None:
-            raise Violation(f"{block} is freed twice")
-        self._memory.wipe(block)
-
-    def release_free_segments(self) -> list[int]:
-        """Give up the segments that hold no block."""
-        used = {segment for segment, _ in self.live}
-        gone = [segment for segment in self.segments if segment not in used]
-        for segment in gone:
-            del self.segments[segment]
-        return gone
+    def discard(self, offset: int, size: int) -> bool:
+        """Pages of memory can be given back; parts of files are not."""
+        return self.id > 0

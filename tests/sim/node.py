@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from engine.core.admission import Admission
 from engine.core.control import (
     ActorChanged,
     Assigned,
@@ -37,7 +38,7 @@ from engine.core.groups import Group
 from engine.core.head import ActorRecord, HeadMachine
 from engine.core.messages import FreeBlock
 from engine.core.node import NodeMachine
-from engine.core.store import StoreMachine
+from engine.core.store import SegmentBook
 from tests.sim.member import Member, Violation
 from tests.sim.network import End
 
@@ -68,7 +69,9 @@ class Node(Member):
         self.config = world.config
         self.machine = NodeMachine(resources, world.config, self)
         self.head = HeadMachine(self, world.config)
-        self.store = StoreMachine(world.store_bytes, self)
+        self.store = SegmentBook(world.store_bytes, self)
+        self.disk = SegmentBook(world.disk_bytes, self, sign=-1)
+        self.admission = Admission(self.store, self, world.config)
         self.gatherings = Gatherings(self.send)
         self.segments: dict[int, int] = {}
         self.records: dict[bytes, _Record] = {}
@@ -88,9 +91,9 @@ class Node(Member):
             LookupActor: lambda peer, m: self.head.on_lookup(peer, m.id),
             KillActor: self._on_kill_actor,
             Request: self._on_request,
-            FreeBlock: lambda peer, m: self.store.on_free(m.block),
-            SegmentsReturned: lambda peer, m: self.store.on_returned(peer, m.segments),
-            CensusReply: self.store.on_census,
+            FreeBlock: self._on_free_block,
+            SegmentsReturned: self._on_segments_returned,
+            CensusReply: self._on_census,
             Gathered: self.gatherings.on_gathered,
             Kept: lambda peer, m: self.machine.on_kept(peer, now.now),
         }
@@ -143,6 +146,8 @@ class Node(Member):
         self.send(self.driver, died)
         self.head.on_process_died(process, record.pid, died.cause, record.peers, now=now)
         self.store.on_died(process)
+        self.disk.on_died(process)
+        self.admission.on_died(process, now)
         self.gatherings.on_died(process)
         for orphan in list(self.machine.workers.values()):
             if orphan.owner == process and orphan.use == "lease":
@@ -246,7 +251,7 @@ class Node(Member):
             self.world.clock.at(self.frozen_until, self._look, when)
             return
         now = self.world.clock.now
-        looks = [self.machine.tick(now), self.store.tick(now), self.gatherings.tick(now)]
+        looks = [self.machine.tick(now), self.admission.tick(now), self.gatherings.tick(now)]
         looks.append(self.head.tick(now))
         self._next_look = 0.0
         self._look_at(min((look for look in looks if look is not None), default=None))
@@ -302,8 +307,30 @@ class Node(Member):
             if record.kind == "driver" or one in self.machine.workers
         ]
 
+    def title(self, process: bytes) -> str:
+        """As `Node.title`."""
+        return self.world.name(process)
+
+    def book(self, segment: int) -> SegmentBook:
+        """As `Node.book`."""
+        return self.store if segment > 0 else self.disk
+
+    def _on_segments_returned(self, peer: bytes, message: SegmentsReturned) -> None:
+        self.disk.give_back(message.segments, [])
+        self.admission.on_report(peer, message, self.world.clock.now)
+
+    def _on_census(self, peer: bytes, message: CensusReply) -> None:
+        self.store.on_census(peer, message)
+        self.disk.on_census(peer, message)
+
+    def _on_free_block(self, peer: bytes, message: FreeBlock) -> None:
+        self.world.memory.wipe(message.block)
+        self.book(message.block.segment).on_free(message.block)
+
     def create_segment(self, segment: int, size: int) -> None:
-        """Make the memory of a segment."""
+        """As `SegmentFiles.create`."""
+        if segment < 0 and self.world.faults.disk_fails():
+            raise OSError("the directory is gone")
         self.segments[segment] = size
 
     def drop_segment(self, segment: int) -> None:
@@ -319,7 +346,8 @@ class Node(Member):
 
     def refuse(self, process: bytes, number: int, text: str) -> None:
         """As `Node.refuse`."""
-        self.world.mark("fault: little memory")
+        if text != "withdrawn":
+            self.world.mark("fault: little memory")
         self.reply(process, number, {"kind": "ObjectStoreFullError"}, text)
 
     # ------------------------------------------------------------------ services
@@ -328,17 +356,30 @@ class Node(Member):
         """As `Services.on_request`."""
         getattr(self, "_serve_" + message.what)(peer, message.number, **message.args)
 
-    def _serve_segment(self, peer: bytes, number: int, size: int) -> None:
+    def _serve_segment(self, peer: bytes, number: int, size: int, wish: int, hurry: int) -> None:
         now = self.world.clock.now
-        self.store.on_request(peer, number, size, now)
-        self._look_at(self.store.tick(now))
+        self.admission.on_request(peer, number, size, wish, hurry, now)
+        self._look_at(self.admission.tick(now))
 
-    def _serve_give_up(self, peer: bytes, number: int, segments: list[int]) -> None:
-        self.store.on_returned(peer, segments)
-        self.reply(peer, number, None)
+    def _serve_withdraw(self, peer: bytes, number: int, which: int) -> None:
+        self.admission.on_withdrawn(peer, which, self.world.clock.now)
+
+    def _serve_disk(self, peer: bytes, number: int, size: int, wish: int) -> None:
+        room = self.disk.limit - self.disk.used
+        if size > room:
+            self.world.mark("fault: little disk")
+            self.reply(peer, number, {"kind": "ObjectStoreFullError"}, "the disk is full")
+            return
+        granted = max(size, min(wish, room))
+        try:
+            segment = self.disk.lease(peer, granted)
+        except OSError as error:  # told to the asker: it knows what needed the space
+            self.reply(peer, number, {"kind": "OutOfDiskError"}, str(error))
+            return
+        self.attach(peer, number, segment, granted)
 
     def _serve_map(self, peer: bytes, number: int, segment: int) -> None:
-        size = self.store.size(segment)
+        size = self.book(segment).size(segment)
         if size:
             self.attach(peer, number, segment, size)
         else:

@@ -1,7 +1,7 @@
 """The edge of a process that submits work: around the real owner machine, in virtual time.
 
 Mirrors `runtime.client`, `runtime.waiting`, `runtime.requests` and what matters of
-`runtime.reactor`; names are the same, so that a change there finds its place here.
+`runtime.reactor` (`values` and `spilling` have the rest); names are the same, so that a change there finds its place here.
 
 User code is a generator on the process's one main thread. It yields a float (it computes so long
 and looks at no socket) or a pair (ready, deadline): it waits, and serves the sockets meanwhile.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.core.control import (
@@ -23,6 +23,7 @@ from engine.core.control import (
     Connect,
     Gather,
     Gathered,
+    MemoryEased,
     Peer,
     ReleaseSegments,
     Reply,
@@ -37,17 +38,19 @@ from engine.core.ids import IdSource
 from engine.core.messages import BorrowAck
 from engine.core.owner import Owner
 from engine.core.values import ERROR_USER, Block, Value, encode_failure
-from tests.sim.member import Killed, Member, Violation
-from tests.sim.memory import Arena
+from tests.sim.member import Failure, Killed, Member, Steps, Violation
 from tests.sim.network import End
 from tests.sim.references import Handle, Ref, decoder_of
+from tests.sim.spilling import Spilling
+from tests.sim.values import Values
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
 __all__ = ["Interrupted", "Process"]
 
-Steps = Generator[Any, Any, Any]
+# Requests whose answer is a segment of one's own.
+_LEASES = ("segment", "disk")
 
 
 class Interrupted(BaseException):
@@ -69,10 +72,8 @@ class Process(Member):
         self.dropped_streams: deque[bytes] = deque()
         self.escaped: dict[bytes, Any] = {}
         self.decode = decoder_of(self)
-        self.arena = Arena(process, world.memory)
-        self.allocating = False
-        self.mapped: dict[int, None] = {}
-        self._freed: deque[Block] = deque()
+        self.unseen: deque[bytes] = deque()
+        self.values = Values(self)
         self._connecting: dict[bytes, list[Any]] = {}
         self._requests = 0
         self.replies: dict[int, Any] = {}
@@ -82,11 +83,13 @@ class Process(Member):
         self.owner = Owner(
             self.ids, node, world.config,
             send=self.send,
-            free=self._freed.append,
+            free=self.values.free,
             make_refs=lambda ids: [self.adopt(one) for one in ids],
             definition=world.definitions.__getitem__,
             retry=self._retry_exception,
         )  # fmt: skip
+        self.spilling = Spilling(self)
+        self.inside_engine = 0  # code of the engine computes: no signal interrupts it
         self.running: tuple[bytes, Any] | None = None  # the call whose code runs here
         self.cancelled: dict[bytes, None] = {}  # calls that run and that nobody wants any more
         self.cause = ""  # of its death
@@ -185,8 +188,9 @@ class Process(Member):
         self._resume(self._waiting())
 
     def poke(self) -> None:
-        """Take a turn at the sockets, if the main thread waits there or the service thread does."""
-        if self.frozen() or self._serving or (self._waiting is None and not self._alone):
+        """Take a turn at the sockets, if any thread waits there."""
+        serves = self._waiting is not None or self._alone or self.spilling.waits()
+        if self.frozen() or self._serving or not serves:
             return
         self._serving = True
         try:
@@ -214,6 +218,7 @@ class Process(Member):
             self._look()
         while self.after_turn:
             self.after_turn.popleft()()
+        self.spilling.look()
 
     def interrupt(self) -> None:
         """Raise Interrupted in the user's code, where it waits or while it computes."""
@@ -231,6 +236,7 @@ class Process(Member):
         self.owner.objects.entries.clear()
         self.owner.streams.streams.clear()
         self.released.clear()
+        self.spilling.stop()
 
     def on_main_ended(self) -> None:
         """The main thread has returned."""
@@ -311,11 +317,11 @@ class Process(Member):
             self.post(end, message)
         elif peer == self.id:
             self.after_turn.append(lambda: self._to_self(message))
-            self._kick()
+            self.kick()
         elif self.owner.is_dead(peer):
             self.world.mark("heard of the dead again")
             self.after_turn.append(lambda: self._died_before(peer))
-            self._kick()
+            self.kick()
         elif self.node_alive:
             waiting = self._connecting.get(peer)
             if waiting is None:
@@ -332,12 +338,17 @@ class Process(Member):
         self._handle(self.id, message)
         self.drain()
 
-    def _kick(self) -> None:
+    def kick(self) -> None:
+        """As `Reactor.kick`."""
         self.world.clock.after(0.0, self._kicked)
 
     def _kicked(self) -> None:
         if self.alive and self.after_turn:
             self.poke()
+
+    def wake(self) -> None:
+        """A thread that waits may go on, though nothing has come."""
+        self.world.clock.after(0.0, lambda: self.alive and self.poke())
 
     def on_messages(self, end: End, messages: list[Any]) -> None:
         """As `Runtime._on_messages`."""
@@ -345,7 +356,8 @@ class Process(Member):
         for message in messages:
             if not (at_node and self._on_control(end, message)):
                 self._handle(end.peer, message)
-        self.drain()
+        if self.released:
+            self.drain()
         if self.owner.dispatch.leases:
             self.look_at_leases()
 
@@ -370,11 +382,12 @@ class Process(Member):
         elif kind is Reply:
             self._on_reply(message)
         elif kind is SegmentDropped:
-            for segment in message.segments:
-                self.mapped.pop(segment, None)
+            self.values.drop_mappings(message.segments)
         elif kind is ReleaseSegments:
-            self.drain()
-            self.post(end, SegmentsReturned(self.give_up_segments()))
+            self.spilling.on_release(message)
+            self.world.network.flush(end)
+        elif kind is MemoryEased:
+            self.spilling.on_eased()
         elif kind is Waiting:
             self.world.mark("warned of a wait")
         elif kind is Gather:
@@ -441,18 +454,76 @@ class Process(Member):
 
     def drain(self) -> None:
         """As `Runtime.drain`."""
+        self.note_unseen()
         while self.dropped_streams:
             self.owner.drop_stream(self.dropped_streams.popleft())
         while self.released:
             self.owner.objects.release(self.released.popleft())
 
+    def settle(self) -> None:
+        """As `Runtime.settle`."""
+        if self.released:
+            self.drain()
+
+    def look(self, object_id: bytes, block: Block) -> Block:
+        """As `Runtime._look`."""
+        self.note_unseen()
+        return self.owner.spill.look(object_id, block)
+
+    def note_unseen(self) -> None:
+        """As `Runtime._note_unseen`."""
+        while self.unseen:
+            self.owner.spill.unuse(self.unseen.popleft())
+
+    def before_memory_wait(self) -> None:
+        """As `Runtime._before_memory_wait`."""
+
+    def inside(self, steps: Steps) -> Steps:
+        """Code of the engine that computes on the main thread."""
+        self.inside_engine += 1
+        try:
+            return (yield from steps)
+        finally:
+            self.inside_engine -= 1
+
+    # ------------------------------------------------------------------ requests
+
     def request(self, what: str, **args: Any) -> Steps:
         """As `Requests.request`: ask the node and wait; a Reply or an Attach."""
+        return (yield from self._await(self._ask(what, args), what))
+
+    def request_unless(self, what: str, unless: Callable[[], bool], **args: Any) -> Steps:
+        """As `Requests.request_unless`."""
+        number = self._ask(what, args)
+        try:
+            yield (
+                lambda: number in self.replies or unless() or not self.node_alive
+            ), None
+            if number not in self.replies and unless():
+                self._withdraw(number, what)
+                return None
+        except BaseException:  # interrupted: what the node grants now is given back
+            self._withdraw(number, what)
+            raise
+        return (yield from self._await(number, what))
+
+    def _ask(self, what: str, args: dict[str, Any]) -> int:
         self.check_node()
         self._requests += 1
-        number = self._requests
-        self.send(self.node, Request(number, what, args))
+        self.send(self.node, Request(self._requests, what, args))
         self.flush()
+        return self._requests
+
+    def _withdraw(self, number: int, what: str) -> None:
+        """As `Requests._withdraw`."""
+        if number not in self.replies:
+            self.world.mark("a request for memory is withdrawn")
+            self._requests += 1
+            self.send(self.node, Request(self._requests, "withdraw", {"which": number}))
+        self._abandon(number, what)
+        self.flush()
+
+    def _await(self, number: int, what: str) -> Steps:
         try:
             yield (lambda: number in self.replies or not self.node_alive), None
         except BaseException:  # the call that asks was cancelled
@@ -460,7 +531,7 @@ class Process(Member):
             raise
         if number in self.replies:
             return self.replies.pop(number)
-        raise self.failure("NodeDiedError", f"the node died before it answered {what!r}")
+        raise Failure("NodeDiedError", f"the node died before it answered {what!r}")
 
     def _abandon(self, number: int, what: str) -> None:
         """As `Requests._abandon`."""
@@ -472,11 +543,8 @@ class Process(Member):
             self._give_up(what, answer)
 
     def _give_up(self, what: str, answer: Any) -> None:
-        if what == "segment" and type(answer) is Attach:
-            self._requests += 1
-            self.abandoned[self._requests] = "give_up"
-            args = {"segments": [answer.segment]}
-            self.send(self.node, Request(self._requests, "give_up", args))
+        if what in _LEASES and type(answer) is Attach:
+            self.send(self.node, SegmentsReturned([answer.segment]))
 
     def promise(self, what: str, **args: Any) -> Ref:
         """As `Requests.promise`."""
@@ -492,11 +560,7 @@ class Process(Member):
     def check_node(self) -> None:
         """As in `session.runtime`: every verb does."""
         if not self.node_alive:
-            raise self.failure("NodeDiedError", "the node is dead")
-
-    def failure(self, kind: str, text: str) -> Exception:
-        """An error of the engine as user code sees it."""
-        raise AssertionError("of the subclass")
+            raise Failure("NodeDiedError", "the node is dead")
 
     def _retry_exception(self, task: Task, value: Value) -> bool:
         if task.retry_exceptions and task.retries != 0 and value.error == ERROR_USER:
@@ -504,7 +568,7 @@ class Process(Member):
             return True
         return False
 
-    # ------------------------------------------------------------------ references, memory
+    # ------------------------------------------------------------------ references
 
     def adopt(self, object_id: bytes) -> Ref:
         """As `engine.store.refs.adopt`."""
@@ -522,15 +586,3 @@ class Process(Member):
         ref = self.adopt(actor)
         client = self.owner.callers.client(actor, name, lookup=True)
         return Handle(ref, client, retries)
-
-    def take_back(self) -> None:
-        """As `Values._take_back`."""
-        while self._freed:
-            self.arena.free(self._freed.popleft())
-
-    def give_up_segments(self) -> list[int]:
-        """As `Values.give_up_segments`."""
-        if self.allocating:
-            return []
-        self.take_back()
-        return self.arena.release_free_segments()

@@ -52,14 +52,14 @@ class Handle:
 
 
 class Big:
-    """A number that fills `size` bytes. Read from shared memory, it carries its pin and place."""
+    """A number that fills `size` bytes. Read from shared memory, it carries a pin."""
 
     __slots__ = ("number", "pin", "size")
 
     def __init__(self, number: int, size: int) -> None:
         self.number = number
         self.size = size
-        self.pin: Any = None
+        self.pin: Any = None  # keeps it where it is, as long as anybody looks
 
 
 class Encoded:

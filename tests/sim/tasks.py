@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tests.sim.process import Steps
+from tests.sim.member import Failure, Steps
 from tests.sim.references import Big, Handle, Ref
-from tests.sim.user import Failure, User
+from tests.sim.user import User
 from tests.sim.worker import ActorExit
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def deep(user: User, thing: Any) -> Steps:
         return thing
     if kind is Big:
         if thing.pin is not None:  # a view: what it shows is read when it is looked at
-            user.world.memory.read(thing.pin[1])
+            thing.pin.look()
         return thing.number
     if kind is Ref:
         (value,) = yield from user.get([thing])
@@ -220,7 +220,9 @@ class Tasks:
         for one in pool:
             numbers.append((yield from deep(user, one)))
         if spec.count:
-            return [mix(spec.index, at, *numbers) for at in range(spec.count)]
+            return [
+                self.sized(mix(spec.index, at, *numbers), spec.big) for at in range(spec.count)
+            ]
         return self.sized(mix(spec.index, *numbers), spec.big)
 
     @staticmethod

@@ -20,7 +20,7 @@ from engine.core.head import HeadMachine
 from engine.core.node import NodeMachine
 from engine.core.objects import ObjectTable
 from engine.core.owner import Owner
-from engine.core.store import StoreMachine
+from engine.core.store import SegmentBook
 from engine.core.streams import ItemStreams
 from tests.layout import ROOT
 from tests.sim.__main__ import SEEDS, kept, main
@@ -117,7 +117,7 @@ MISTAKES = {
     "a dead worker's tasks are retried for ever": (Owner, "_charge", _never_stop),
     "watchers of an actor are not told": (HeadMachine, "_tell", _nothing),
     "resources of the dead are kept": (NodeMachine, "_release", _nothing),
-    "segments of the dead are kept": (StoreMachine, "_close", _nothing),
+    "segments of the dead are kept": (SegmentBook, "_close", _nothing),
     "consumers never tell": (ItemStreams, "_tell", _nothing),
 }  # fmt: skip
 

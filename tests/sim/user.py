@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.core.callers import ActorClient
-from engine.core.control import CreateActor, KillActor, Reply
+from engine.core.control import CreateActor, KillActor
 from engine.core.dispatch import Task
 from engine.core.messages import ActorCall, Call, Details
 from engine.core.placing import Placing
@@ -23,19 +23,11 @@ from engine.core.values import (
     Value,
     decode_failure,
 )
-from tests.sim.process import Process, Steps
+from tests.sim.member import Failure, Steps
+from tests.sim.process import Process
 from tests.sim.references import Big, Encoded, Handle, Ref, encode
 
 __all__ = ["Failure", "Items", "User"]
-
-
-class Failure(Exception):
-    """Any error that user code sees; `kind` is the class the engine would raise."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(kind, text)
-        self.kind = kind
-        self.text = text
 
 
 class Items:
@@ -54,9 +46,6 @@ class Items:
 
 class User(Process):
     """A process with the public verbs."""
-
-    def failure(self, kind: str, text: str) -> Exception:
-        return Failure(kind, text)
 
     # ------------------------------------------------------------------ waiting
 
@@ -112,21 +101,17 @@ class User(Process):
         made = decode_failure(value)
         return Failure(made.kind, made.text)
 
-    def materialise(self, value: Value, pin: Any) -> Steps:
+    def materialise(self, value: Value, ref: Any) -> Steps:
         """As `Values.materialise`."""
         if value.error != ERROR_NONE:
             raise self.error_of(value)
         block = value.block
         if block is None:
             return self.decode(value.data)
-        if block.segment not in self.arena.segments and block.segment not in self.mapped:
-            answer = yield from self.request("map", segment=block.segment)
-            if isinstance(answer, Reply):
-                raise Failure("ObjectLostError", answer.error)
-            self.mapped[block.segment] = None
-        found = self.decode(self.world.memory.read(block))
+        data, pin = yield from self.values.view(block, ref)
+        found = self.decode(data)
         if type(found) is Big:
-            found.pin = (pin, block)
+            found.pin = pin
         return found
 
     # ------------------------------------------------------------------ storing
@@ -136,42 +121,8 @@ class User(Process):
         contains = [ref.id for ref in encoded.refs] or None
         if inline and encoded.size <= self.config.inline_bytes_max:
             return Value(encoded.data, None, contains)
-        block = yield from self._allocate(encoded.size)
-        self.world.memory.write(block, encoded.data)
-        self.arena.owners[block.segment, block.offset] = owner
+        block = yield from self.values.place(encoded.size, encoded.data, owner)
         return Value(b"", None, contains, block)
-
-    def _allocate(self, size: int) -> Steps:
-        self.drain()
-        self.allocating = True
-        try:
-            self.take_back()
-            block = self.arena.allocate(size)
-            if block is None:
-                yield from self._grow(size)
-                block = self.arena.allocate(size)
-            assert block is not None
-            return block
-        finally:
-            self.allocating = False
-
-    def _grow(self, size: int) -> Steps:
-        whole, need = self.world.segment_bytes, (size + 4095) & -4096
-        try:
-            yield from self._lease_segment(max(whole, need))
-        except Failure as error:
-            if error.kind != "ObjectStoreFullError" or need >= whole:
-                raise
-            yield from self._lease_segment(need)
-
-    def _lease_segment(self, size: int) -> Steps:
-        answer = yield from self.request("segment", size=size)
-        if isinstance(answer, Reply) and (mine := self.arena.release_free_segments()):
-            yield from self.request("give_up", segments=mine)
-            answer = yield from self.request("segment", size=size)
-        if isinstance(answer, Reply):
-            raise Failure("ObjectStoreFullError", answer.error)
-        self.arena.segments[answer.segment] = answer.size
 
     def put(self, value: Any) -> Steps:
         """As `engine.put`."""
@@ -203,6 +154,7 @@ class User(Process):
             self.owner.objects.add(object_id, value, encoded.refs)
             refs.append(Ref(self, object_id))
             call.large = ObjectValue(object_id, value)
+        task.brings = call.large is not None or task.deps is not None
         if refs:
             task.keep = refs if task.keep is None else [task.keep, refs]
 

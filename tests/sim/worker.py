@@ -37,12 +37,12 @@ from engine.core.messages import (
     Settled,
 )
 from engine.core.streams import settle_key
-from engine.core.values import ERROR_USER, STREAMING, ObjectValue, Value, encode_failure
-from tests.sim.member import Violation
+from engine.core.values import ELSEWHERE, ERROR_USER, STREAMING, ObjectValue, Value, encode_failure
+from tests.sim.member import Failure, Steps, Violation
 from tests.sim.network import End
-from tests.sim.process import Interrupted, Steps
+from tests.sim.process import Interrupted
 from tests.sim.references import Encoded, encode
-from tests.sim.user import Failure, User
+from tests.sim.user import User
 
 __all__ = ["ActorExit", "Worker"]
 
@@ -178,7 +178,7 @@ class Worker(User):
 
     def _signal(self) -> None:
         """As `Worker._signal` and `_on_signal`: not while the engine's own code runs."""
-        if self._interrupt and self._busy and self.world.draw.random() < 0.7:
+        if self._interrupt and self._busy and not self.inside_engine and self.world.draw.random() < 0.7:
             self._raise_interrupt()
 
     def _raise_interrupt(self) -> None:
@@ -195,7 +195,7 @@ class Worker(User):
             if self._interrupt and self._waiting is not None:
                 self.world.mark("interrupted where it came to wait")
                 self.after_turn.append(self._raise_interrupt)
-                self._kick()
+                self.kick()
         running = self.running
         if running is not None and running is self._seen_running and self.queue:
             self._give_back_all()
@@ -315,17 +315,30 @@ class Worker(User):
 
     def _read_arguments(self, call: Any) -> Steps:
         if call.large is not None:
-            large = call.large
-            args, slots = yield from self.materialise(large.value, self.adopt(large.id))
+            args, slots = yield from self._read(call.large)
         else:
             args, slots = self.decode(call.args)
         deps = [*self.parts.pop(call.id, ()), *(call.deps or ())]
         if len(deps) != len(slots):
             raise Violation(f"{len(deps)} values for {len(slots)} arguments of {call!r}")
         for slot, dep in zip(slots, deps, strict=True):
-            pin = self.adopt(dep.id) if dep.value.block is not None else None
-            args[slot] = yield from self.materialise(dep.value, pin)
+            if dep.value.block is not None:
+                args[slot] = yield from self._read(dep)
+            else:
+                args[slot] = self.decode(dep.value.data)
         return args
+
+    def _read(self, found: ObjectValue) -> Steps:
+        """As `arguments._read`."""
+        ref = self.adopt(found.id)
+        if found.value.block == ELSEWHERE:
+            self.world.mark("asked the owner where an argument lies")
+            return (yield from self.get([ref]))[0]
+        return (yield from self.materialise(found.value, ref))
+
+    def before_memory_wait(self) -> None:
+        if self.running is not None:
+            self._give_back_all()
 
     def _execute(self, peer: bytes, call: Any) -> Steps:
         """As `Execution.run`."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests.sim import checks
-from tests.sim.member import Violation
-from tests.sim.process import Steps
+from tests.sim.member import Failure, Steps, Violation
 from tests.sim.references import Handle, Ref
 from tests.sim.tasks import ANY, Child, Expect, Spec, Tasks, deep, mix, together
-from tests.sim.user import Failure, User
+from tests.sim.user import User
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Workload"]
 
 _SECONDS = (0.0, 20e-6, 200e-6, 2e-3, 12e-3)  # how long user code computes
+SIZES = (24_000, 96_000)  # of large values; in bytes, of which none is there
 
 
 class _Held:
@@ -81,7 +81,7 @@ class Workload:
         self._count = draw.choice([8, 25, 60])
         self._deepest = draw.choice([0, 1, 2, 3])
         self._longest = draw.choice([2, 3, 5])
-        self._large = draw.choice([0.0, 0.1, 0.3])
+        self._large = draw.choice([0.2, 0.4, 0.7] if on["little memory"] else [0.0, 0.1, 0.3])
 
     def where(self) -> str:
         """What the driver is doing, for people."""
@@ -154,7 +154,7 @@ class Workload:
         spec.cpus = draw.choice([1.0, 1.0, 1.0, 0.5, 0.0])
         spec.puts = draw.random() < 0.15
         if draw.random() < self._large:
-            spec.big = draw.choice([1500, 6000])
+            spec.big = draw.choice(SIZES)
         if spec.kind == "items":
             spec.count = draw.randrange(6)
             spec.window = draw.choice([0, 1, 2, 4])
@@ -251,7 +251,7 @@ class Workload:
             ref = yield from user.put([number, *args])
             self._hold(ref, together([Expect(number), *inputs]))
         else:
-            size = self.draw.choice([0, 0, 2000, 9000])
+            size = self.draw.choice([0, 0, *SIZES])
             ref = yield from user.put(Tasks.sized(number, size))
             self._hold(ref, Expect(number))
 

@@ -70,10 +70,16 @@ class World:
             worker_idle_seconds=draw.choice([0.01, 5.0]),
             waiting_warning_seconds=draw.choice([0.02, 10.0]),
             restart_deaths_max=draw.choice([2, 16]),
+            spill_batch_bytes=draw.choice([1, 200_000]),
+            spill_retry_seconds=draw.choice([0.002, 0.1]),
+            store_patience_seconds=draw.choice([0.001, 0.02]),
+            store_wait_seconds=draw.choice([0.01, 0.1]),
         )
-        self.segment_bytes = 16 << 10
-        little = self.faults.on["little memory"]
-        self.store_bytes = (draw.choice([4, 10]) if little else 10_000) * self.segment_bytes
+        on = self.faults.on
+        self.store_bytes = draw.choice([256 << 10, 1 << 20]) if on["little memory"] else 1 << 30
+        self.disk_bytes = draw.choice([0, 200 << 10]) if on["little disk"] else 1 << 30
+        self.segment_bytes = min(256 << 10, self.store_bytes // 16)  # as `Node` does
+        self.disk_segment_bytes = min(256 << 10, self.disk_bytes // 16)
         self.definitions = Definitions()
         self.memory = Memory()
         self.network = Network(self)
@@ -205,7 +211,9 @@ class World:
         """Whether nobody could give this segment back."""
         holder = self._processes[process]
         assert isinstance(holder, User)
-        return not holder.alive or segment not in holder.arena.segments
+        values = holder.values
+        held = segment in values.memory.segments or segment in values.disk.segments
+        return not (holder.alive and held)
 
     # ------------------------------------------------------------------ oracles under way
 

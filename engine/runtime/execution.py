@@ -357,12 +357,19 @@ class Execution:
         values, refs = [], []
         inline = 0
         limit = self.runtime.config.frame_bytes_max // 4
-        for result in results:
-            encoded = codec.encode(result)
-            refs += encoded.refs
-            inline += encoded.nbytes
-            # Many small results together may be too much for one frame.
-            values.append(self.runtime.values.store(encoded, inline <= limit))
+        try:
+            for result in results:
+                encoded = codec.encode(result)
+                refs += encoded.refs
+                inline += encoded.nbytes
+                # Many small results together may be too much for one frame.
+                values.append(self.runtime.values.store(encoded, inline <= limit))
+        except BaseException:  # the call fails: nobody will own those stored already
+            with self.runtime.lock:
+                for value in values:
+                    if value.block is not None:
+                        self.runtime.values.free(value.block)
+            raise
         return values, refs
 
     def fail(

@@ -1,7 +1,8 @@
 """The edge of a process that submits work: around the real owner machine, in virtual time.
 
 Mirrors `runtime.client`, `runtime.waiting`, `runtime.requests` and what matters of
-`runtime.reactor` (`values` and `spilling` have the rest); names are the same, so that a change there finds its place here.
+`runtime.reactor` (`values` and `spilling` have the rest); names are the same, so that a change
+there finds its place here.
 
 User code is a generator on the process's one main thread. It yields a float (it computes so long
 and looks at no socket) or a pair (ready, deadline): it waits, and serves the sockets meanwhile.

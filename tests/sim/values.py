@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from engine.core.admission import AT_ALL, AT_ONCE, IF_SOON
@@ -234,7 +234,9 @@ class Values:
     def _place_elsewhere(self, size: int, data: bytes, owner: bytes) -> Steps:
         """As `Values._place_elsewhere`."""
         trouble = None
-        if size <= self._world.store_bytes:
+        if size > self._world.store_bytes:
+            self._world.mark("a value larger than the store")
+        else:
             try:
                 block = yield from self._home.inside(self.write(size, lambda: data, owner))
             except Failure as error:

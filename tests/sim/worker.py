@@ -178,7 +178,9 @@ class Worker(User):
 
     def _signal(self) -> None:
         """As `Worker._signal` and `_on_signal`: not while the engine's own code runs."""
-        if self._interrupt and self._busy and not self.inside_engine and self.world.draw.random() < 0.7:
+        if not self._interrupt or not self._busy or self.inside_engine:
+            return
+        if self.world.draw.random() < 0.7:
             self._raise_interrupt()
 
     def _raise_interrupt(self) -> None:
@@ -450,9 +452,15 @@ class Worker(User):
         results = [result] if call.returns == 1 else result
         encoded: list[Encoded] = [encode(one) for one in results]
         values, refs = [], []
-        for one in encoded:
-            refs += one.refs
-            values.append((yield from self.store(one, peer)))
+        try:
+            for one in encoded:
+                refs += one.refs
+                values.append((yield from self.store(one, peer)))
+        except BaseException:  # the call fails: nobody will own those stored already
+            for stored in values:
+                if stored.block is not None:
+                    self.values.free(stored.block)
+            raise
         if refs:
             self.unsettled[call.id] = (peer, refs)
         value = values[0]

@@ -176,8 +176,8 @@ def _left_in_node(world: World) -> dict[str, Any]:
         "segments of nobody": holders,
         "segments that no book has": [one for one in node.segments if one not in segments],
         "books that do not add up": charged != [node.store.used, node.disk.used] and charged,
-        "requests for memory": node.admission._queue,
-        "memory is short": node.admission._short,
+        "requests for memory": node.pressure._queue,
+        "memory is short": node.pressure._short,
         "gatherings": node.gatherings._open,
     }
     return {name: table for name, table in tables.items() if table}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from engine.core.admission import Admission
 from engine.core.control import (
     ActorChanged,
     Assigned,
@@ -38,6 +37,7 @@ from engine.core.groups import Group
 from engine.core.head import ActorRecord, HeadMachine
 from engine.core.messages import FreeBlock
 from engine.core.node import NodeMachine
+from engine.core.pressure import Pressure
 from engine.core.store import SegmentBook
 from tests.sim.member import Member, Violation
 from tests.sim.network import End
@@ -71,7 +71,7 @@ class Node(Member):
         self.head = HeadMachine(self, world.config)
         self.store = SegmentBook(world.store_bytes, self)
         self.disk = SegmentBook(world.disk_bytes, self, sign=-1)
-        self.admission = Admission(self.store, self, world.config)
+        self.pressure = Pressure(self.store, self, world.config)
         self.gatherings = Gatherings(self.send)
         self.segments: dict[int, int] = {}
         self.records: dict[bytes, _Record] = {}
@@ -147,7 +147,7 @@ class Node(Member):
         self.head.on_process_died(process, record.pid, died.cause, record.peers, now=now)
         self.store.on_died(process)
         self.disk.on_died(process)
-        self.admission.on_died(process, now)
+        self.pressure.on_died(process, now)
         self.gatherings.on_died(process)
         for orphan in list(self.machine.workers.values()):
             if orphan.owner == process and orphan.use == "lease":
@@ -251,7 +251,7 @@ class Node(Member):
             self.world.clock.at(self.frozen_until, self._look, when)
             return
         now = self.world.clock.now
-        looks = [self.machine.tick(now), self.admission.tick(now), self.gatherings.tick(now)]
+        looks = [self.machine.tick(now), self.pressure.tick(now), self.gatherings.tick(now)]
         looks.append(self.head.tick(now))
         self._next_look = 0.0
         self._look_at(min((look for look in looks if look is not None), default=None))
@@ -317,7 +317,7 @@ class Node(Member):
 
     def _on_segments_returned(self, peer: bytes, message: SegmentsReturned) -> None:
         self.disk.give_back(message.segments, [])
-        self.admission.on_report(peer, message, self.world.clock.now)
+        self.pressure.on_report(peer, message, self.world.clock.now)
 
     def _on_census(self, peer: bytes, message: CensusReply) -> None:
         self.store.on_census(peer, message)
@@ -358,11 +358,11 @@ class Node(Member):
 
     def _serve_segment(self, peer: bytes, number: int, size: int, wish: int, hurry: int) -> None:
         now = self.world.clock.now
-        self.admission.on_request(peer, number, size, wish, hurry, now)
-        self._look_at(self.admission.tick(now))
+        self.pressure.on_request(peer, number, size, wish, hurry, now)
+        self._look_at(self.pressure.tick(now))
 
     def _serve_withdraw(self, peer: bytes, number: int, which: int) -> None:
-        self.admission.on_withdrawn(peer, which, self.world.clock.now)
+        self.pressure.on_withdrawn(peer, which, self.world.clock.now)
 
     def _serve_disk(self, peer: bytes, number: int, size: int, wish: int) -> None:
         room = self.disk.limit - self.disk.used

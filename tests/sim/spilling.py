@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from engine.core.admission import AT_ONCE
 from engine.core.control import ReleaseSegments, SegmentsReturned
+from engine.core.pressure import AT_ONCE
 from engine.core.spill import WRITE
 from engine.core.values import Block
 from tests.sim.member import Failure, Killed, Steps

@@ -1,6 +1,6 @@
 """Where the values of one process lie: memory leased from the node, files, and looking at them.
 
-Mirrors `runtime.values`, `runtime.memory` and `runtime.disk`, with the engine's own arenas. The
+Mirrors `runtime.values`, `runtime.shared_memory` and `runtime.disk`, with the engine's arenas. The
 main thread and the spilling thread both run this code, as generators.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from engine.core.admission import AT_ALL, AT_ONCE, IF_SOON
 from engine.core.control import Attach, Reply, SegmentsReturned
+from engine.core.pressure import AT_ALL, AT_ONCE, IF_SOON
 from engine.core.values import Block
 from engine.store.arena import Arena
 from tests.sim.member import Failure, Steps, Violation
@@ -50,7 +50,7 @@ class Pin:
 
 
 class _Waiter:
-    """As `runtime.memory._Waiter`."""
+    """As `runtime.shared_memory._Waiter`."""
 
     __slots__ = ("block", "size")
 

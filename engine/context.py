@@ -95,12 +95,23 @@ class RuntimeContext:
         """Whether somebody has called `engine.cancel` on the call that runs now.
 
         A method of an actor that takes long asks from time to time, and ends early; whatever it
-        returns then, its caller gets TaskCancelledError. RuntimeError outside of a call.
+        returns then, its caller gets TaskCancelledError. RuntimeError outside of a call, and in an
+        actor with checkpoints that is not `replayable=True`: replayed, the method would wait for
+        a cancellation that does not come again.
         """
-        running = self._home.running
+        home = self._home
+        running = home.running
         if running is None:
             raise RuntimeError("is_canceled() is for the code of tasks and actor methods")
-        return running.id in self._home.cancelled
+        if home.event is not None:
+            return bool(home.event(lambda: running.id in home.cancelled))
+        worker = current_worker()
+        if worker is not None and worker.replay is not None and worker.replay.checkpoints:
+            raise RuntimeError(
+                "is_canceled() in an actor with checkpoint_every: what it says may differ in a "
+                "replay. Add replayable=True to the actor's options, which notes it."
+            )
+        return running.id in home.cancelled
 
     @property
     def namespace(self) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import random
+import signal
 import threading
 import time
 from pathlib import Path
@@ -426,6 +427,53 @@ def test_dependents_of_a_cancelled_task_fail_with_it(cluster: Any, tmp_path: Pat
     cluster.cancel(one)
     assert is_cancelled(one)
     assert is_cancelled(two)
+
+
+@engine.remote(num_cpus=0, checkpoint_every=1000, max_restarts=-1)
+class Kept:
+    """Counts, and waits to be cancelled."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def until_cancelled(self, mark: str) -> None:
+        self.n += 1
+        append(mark)
+        while not engine.get_runtime_context().is_canceled():
+            time.sleep(0.001)
+
+    def add(self, k: int) -> int:
+        self.n += k
+        return self.n
+
+    @engine.method(read_only=True)
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def test_a_cancelled_call_of_a_replayed_actor_was_applied_all_the_same(
+    cluster: Any, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    actor = Kept.options(replayable=True).remote()
+    assert cluster.get(actor.add.remote(10), timeout=SECONDS) == 10
+    ref = actor.until_cancelled.remote(str(mark))
+    dropped = actor.add.remote(1000)
+    eventually(lambda: attempts(mark) == 1)
+    cluster.cancel(dropped)
+    assert is_cancelled(dropped)
+    cluster.cancel(ref)
+    assert is_cancelled(ref)
+    assert cluster.get(actor.add.remote(100), timeout=SECONDS) == 111
+    os.kill(cluster.get(actor.pid.remote(), timeout=SECONDS), signal.SIGKILL)
+    assert cluster.get(actor.add.remote(0), timeout=SECONDS) == 111
+    assert attempts(mark) == 2, "it was applied again"
+
+
+def test_is_canceled_needs_a_note_where_calls_are_replayed(cluster: Any, tmp_path: Path) -> None:
+    ref = Kept.remote().until_cancelled.remote(str(tmp_path / "mark"))
+    with pytest.raises(RuntimeError, match="replayable=True"):
+        cluster.get(ref, timeout=SECONDS)
 
 
 @engine.remote(num_cpus=0, max_concurrency=3)

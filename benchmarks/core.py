@@ -1,12 +1,14 @@
-"""Tasks, actors and objects: every row of Ray's microbenchmark, ours and the peers' in turn.
+"""Tasks, actors and objects: rates beside the peers', the engine's limits, and where time goes.
 
     python -m benchmarks.core                                    # against the standard library
     python -m benchmarks.core --peer ray --peer-python ENV/bin/python --trials 5 --json core.json
     python -m benchmarks.core --rows 'actor calls' --scale 0.01 --seconds 0.1     # a smoke run
 
+Three parts (`--parts`). *rows*: every row of Ray's microbenchmark and the standard library's maps.
 Each side is a process that keeps running; for each row, ours and then each peer's is measured,
 `--trials` times over, so that whatever the machine does meanwhile meets all of them. A figure is
-the median, with the range. Published, too, is where a peer is ahead.
+the median, with the range. Published, too, is where a peer is ahead. *limits*: what the engine must
+reach by itself (`core_limits`). *profile*: how the time of a call divides (`core_profile`).
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ import statistics
 import sys
 from typing import Any
 
-from benchmarks import report
+from benchmarks import core_stdlib, report
 from benchmarks.peers import Side, SideFailed, serve
 
 __all__ = ["main", "table"]
 
 OURS = "engine"
 PEERS = ("stdlib", "ray")
+PARTS = ("rows", "limits", "profile")
 # Rows of Ray's script that have no counterpart: its drivers may speak through a proxy.
 NOT_APPLICABLE = {
     f"client: {name}": "n/a: no client protocol"
@@ -40,8 +43,22 @@ def main(arguments: list[str] | None = None) -> int:
     if options.serve:
         _serve(options)
         return 0
-    results = _measure(options)
-    report.show("core: rates, higher is better", *table(results))
+    from benchmarks import core_limits, core_profile  # not where Ray's side has no engine
+
+    keep = ("trials", "seconds", "scale", "num_cpus")
+    settings = {name: getattr(options, name) for name in keep}
+    results: dict[str, Any] = {"benchmark": "core", "settings": settings, "failures": []}
+    if "rows" in options.parts:
+        results |= _measure(options, results["failures"])
+        report.show("core: rates, higher is better", *table(results))
+        if "stdlib" in results["versions"]:
+            report.show("core: what the standard library's figures are", *_labels(results))
+    if "limits" in options.parts:
+        results["limits"] = core_limits.measure(options.rows, options.scale, results["failures"])
+        report.show("core: what the engine must reach", *core_limits.table(results["limits"]))
+    if "profile" in options.parts:
+        results["profile"] = core_profile.measure(options.scale)
+        report.show("core: where the time of a call goes", *core_profile.table(results["profile"]))
     if options.json:
         report.write_json(options.json, results)
     return 1 if results["failures"] else 0
@@ -50,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks.core", description=__doc__.split("\n")[0])
     add = parser.add_argument
+    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all of them")
     add("--rows", default="", help="only rows whose name contains this regular expression")
     add("--peer", action="append", choices=PEERS, help="may be repeated; default: stdlib")
     add("--peer-python", default=sys.executable, help="interpreter that has Ray installed")
@@ -74,8 +92,6 @@ def _serve(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         rows: Rows
         if options.serve == "stdlib":
-            from benchmarks import core_stdlib
-
             core_stdlib.set_num_cpus(options.num_cpus)
             rows, version = core_stdlib.STDLIB, sys.version.split()[0]
         else:
@@ -99,7 +115,7 @@ def _serve(options: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------------ the parent
 
 
-def _measure(options: argparse.Namespace) -> dict[str, Any]:
+def _measure(options: argparse.Namespace, failures: list[str]) -> dict[str, Any]:
     """Run all sides in turn; a row that fails on one side is reported, the others go on."""
     peers = list(dict.fromkeys(options.peer or ["stdlib"]))
     if "ray" in peers and "stdlib" not in peers:
@@ -119,20 +135,15 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         about = {side.name: side.ask() for side in sides}
         units: dict[str, str] = about[OURS]["units"]
         rows: list[dict[str, Any]] = []
-        failures: list[str] = []
         for name in [name for name in units if re.search(options.rows, name)]:
             asked = [side for side in sides if name in about[side.name]["units"]]
             print(f"{name} ...", file=sys.stderr, flush=True)
             rates = _row(name, asked, options, failures)
             rows.append({"row": name, "unit": units[name], "rates": rates})
-    keep = ("trials", "seconds", "scale", "num_cpus")
     return {
-        "benchmark": "core",
-        "settings": {name: getattr(options, name) for name in keep},
         "versions": {name: answer["version"] for name, answer in about.items()},
         "rows": rows,
         "not_applicable": [name for name in NOT_APPLICABLE if re.search(options.rows, name)],
-        "failures": failures,
     }
 
 
@@ -153,6 +164,11 @@ def _row(
                 failures.append(str(error))
                 print(f"  failed: {error}", file=sys.stderr, flush=True)
     return rates
+
+
+def _labels(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    shown = [row["row"] for row in results["rows"] if row["rates"].get("stdlib")]
+    return ["row", "is"], [[name, core_stdlib.LABELS[name]] for name in shown]
 
 
 def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -36,6 +36,11 @@ def all_ok(n: int) -> list[bytes]:
     return [b"ok"] * n
 
 
+def plain_value(_: int) -> bytes:
+    """As `small_value`, with an item to map over."""
+    return b"ok"
+
+
 @ray.remote
 def small_value() -> bytes:
     return b"ok"
@@ -177,6 +182,19 @@ def tasks_async(n: int, n_cpu: int) -> Call:
 def multi_tasks_async(n: int, n_cpu: int) -> Call:
     actors = [Actor.remote() for _ in range(CLIENTS)]
     return lambda: ray.get([actor.small_value_batch.remote(n) for actor in actors])
+
+
+if API == "engine":  # interfaces of the standard library, beside the standard library's own
+
+    @row("Pool.map, chunksize 1", unit="batches of 1000/s", expect=lambda n: all_ok(1000))
+    def pool_map(n: int, n_cpu: int) -> Call:
+        pool = importlib.import_module(f"{API}.util").Pool()
+        return lambda: pool.map(plain_value, range(1000), chunksize=1)
+
+    @row("Executor.map, chunksize 1", unit="batches of 1000/s", expect=lambda n: all_ok(1000))
+    def executor_map(n: int, n_cpu: int) -> Call:
+        executor = importlib.import_module(f"{API}.util").Executor()
+        return lambda: list(executor.map(plain_value, range(1000), chunksize=1))
 
 
 # ---------------------------------------------------------------------------------- actors

@@ -28,6 +28,8 @@ LABELS = {
     "single client tasks sync": "ProcessPoolExecutor",
     "single client tasks async": "ProcessPoolExecutor",
     "single client tasks and get batch": "multiprocessing.Pool.map, chunksize 1",
+    "Pool.map, chunksize 1": "multiprocessing.Pool.map, chunksize 1",
+    "Executor.map, chunksize 1": "ProcessPoolExecutor.map, chunksize 1",
     "1:1 actor calls sync": "multiprocessing.Pipe",
     "single client put gigabytes": "memcpy into warm shared memory (the limit)",
 }
@@ -121,6 +123,19 @@ def tasks_async(n: int, n_cpu: int) -> Call:
 def tasks_batch(n: int, n_cpu: int) -> Call:
     """Map over a thousand items."""
     return Mapper(1000).call
+
+
+@row("Pool.map, chunksize 1", unit="batches of 1000/s", expect=lambda n: [b"ok"] * 1000)
+def pool_map(n: int, n_cpu: int) -> Call:
+    """The row above under the name of the interface."""
+    return Mapper(1000).call
+
+
+@row("Executor.map, chunksize 1", unit="batches of 1000/s", expect=lambda n: [b"ok"] * 1000)
+def executor_map(n: int, n_cpu: int) -> Call:
+    """A future an item."""
+    pool = Executor(_num_cpus)
+    return lambda: list(pool.map(small_value, range(1000), chunksize=1))
 
 
 @row("1:1 actor calls sync", expect=lambda n: b"ok")

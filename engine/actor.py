@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from time import perf_counter
 from typing import Any, NamedTuple, NoReturn
 
 from engine.core.callers import ActorClient
@@ -150,12 +151,15 @@ class ActorClass:
         self._home: Runtime | None = None
         self._key = self._blob = b""
         self._fresh = False  # wants a process with all preloads; for members of topologies
+        self._topology: list[Any] | None = None  # which copy of which topology it hosts
 
     def _method(self, name: str, member: Any) -> _Method:
         title = f"{self.__name__}.{name}"
         static = isinstance(inspect.getattr_static(self._cls, name), staticmethod | classmethod)
         check = SignatureCheck(member, title, skip_self=not static)
         given = dict(getattr(member, "__engine_options__", {}))
+        if self._options.get("enable_task_events") is False:
+            given.setdefault("enable_task_events", False)
         _check_group(given, tuple(self._options.get("concurrency_groups", ())), title)
         if returns_of(given, member) == STREAMING:
             given["num_returns"] = "streaming"
@@ -206,7 +210,8 @@ class ActorClass:
         if home is not self._home:
             self._key, self._blob = export(self._cls, home)
             self._home = home
-        actor_id = home.ids.new()
+        quiet = options.get("enable_task_events") is False
+        actor_id = home.ids.quiet() if quiet else home.ids.new()
         namespace = options.get("namespace") or home.info["namespace"]
         facts = {
             "class": self.__name__,
@@ -227,6 +232,8 @@ class ActorClass:
             "checkpoint_every": options.get("checkpoint_every"),
             "replayable": options.get("replayable", False),
             "fresh": self._fresh,
+            "topology": self._topology,
+            "submitted": perf_counter(),
         }
         if facts["name"]:  # handles found by name elsewhere must know the methods too
             facts["methods"] = codec.encode(self._methods).data
@@ -390,9 +397,13 @@ class ActorMethod:
                 f"{limit} calls of {client.name} are pending here already (max_pending_calls). "
                 "Wait for some of them with engine.wait(), or raise the limit."
             )
-        returns = returns_of(options, None) if options else 1
+        returns, new_id = 1, home.ids.new
+        if options:
+            returns = returns_of(options, None)
+            if options.get("enable_task_events") is False:
+                new_id = home.ids.quiet
         seq = READS if options.get("read_only") and client.retained is not None else UNNUMBERED
-        call = ActorCall(home.ids.new(), client.id, self._name, b"", seq, returns)
+        call = ActorCall(new_id(), client.id, self._name, b"", seq, returns)
         if returns in (1, STREAMING):
             ids = [call.id]
         else:

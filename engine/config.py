@@ -117,3 +117,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_dedup_seconds: float = 5.0
     # The last lines on stderr that the error of a crashed worker ends with: a traceback's end.
     log_error_lines: int = 12
+    # Records of finished calls that each process keeps for `engine.state` and `engine.timeline`:
+    # about 300 bytes each.
+    task_events_kept: int = 10_000
+    # Speculative tasks (`speculative=True`). A task is late beyond this many medians of its
+    # siblings: run times of like work seldom spread by more than a factor of two, and a copy too
+    # many costs a free worker one task.
+    speculation_factor: float = 3.0
+    # Below this a copy saves less than the noise of a shared machine.
+    speculation_seconds_min: float = 0.2
+    # Siblings that must have ended: a median of fewer is luck.
+    speculation_siblings_min: int = 5
+    # How often running tasks are looked at: a late one is seen this much later at most.
+    speculation_look_seconds: float = 0.05
+    # From the interrupt of the copy that came second to the end of its process.
+    speculation_grace_seconds: float = 1.0

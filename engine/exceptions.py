@@ -26,6 +26,7 @@
     ├── TaskPlacementGroupRemoved
     ├── SerializationError (+TypeError)
     ├── GetTimeoutError (+TimeoutError)
+    ├── StateApiException               a listing that not all processes have answered
     ├── ActorAlreadyExistsError (+ValueError), ActorHandleNotFoundError (+ValueError)
     └── OutOfBandObjectRefSerializationException
 
@@ -63,6 +64,7 @@ __all__ = [
     "PendingCallsLimitExceeded",
     "RuntimeEnvSetupError",
     "SerializationError",
+    "StateApiException",
     "StreamingGeneratorReplayInconsistentError",
     "SubmissionLimitExceeded",
     "TaskCancelledError",
@@ -321,6 +323,10 @@ class SerializationError(EngineError, TypeError):
 
 class GetTimeoutError(EngineError, TimeoutError):
     """`get` waited for `timeout` seconds."""
+
+
+class StateApiException(EngineError):
+    """Some processes did not say what they are doing in time; the message names their pids."""
 
 
 class ActorAlreadyExistsError(EngineError, ValueError):

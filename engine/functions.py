@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from engine.core.dispatch import Shape, Task
 from engine.core.environments import Scope
 from engine.core.messages import Call, Details
@@ -48,6 +50,12 @@ class RemoteFunction:
     """A function that runs elsewhere: `f.remote(...)` returns an ObjectRef at once.
 
     `f.options(...)` gives a variant with other options. Calling it directly is an error.
+
+    With ``speculative=True`` a call that runs three times as long as the median of the calls
+    before it (or another multiple, ``speculative=2.0``) is run a second time on a worker that is
+    free, and the first result counts; the copy that came second is interrupted, after a second its
+    process is killed. So the function must be fit to run twice, also at the same time. Off unless
+    asked for.
     """
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -73,10 +81,17 @@ class RemoteFunction:
         self._retries: int = self._options.get("max_retries", _DEFAULT_RETRIES)
         self._retry_exceptions = self._options.get("retry_exceptions", False)
         self._on_full: str | None = self._options.get("on_full")
+        self._speculative: float | bool = self._options.get("speculative", False)
+        if self._speculative and self._returns == STREAMING:
+            raise ValueError(
+                f"{self._name}: speculative tasks return values at their end, and this one yields "
+                "them while it runs; leave speculative out, or return a list"
+            )
         self._check = SignatureCheck(function, function.__qualname__)
         self._scope: Scope | None = None  # what key and shape were computed for
         self._home: Runtime | None = None
         self._key = b""
+        self._new_id: Callable[[], bytes] = bytes  # until it is bound
         self._shape: Shape | None = None
 
     def options(self, **options: Any) -> RemoteFunction:
@@ -110,25 +125,26 @@ class RemoteFunction:
         home = runtime()
         if home.scope is not self._scope:
             self._bind(home)
-        call = Call(home.ids.new(), self._key, b"", self._returns)
+        returns = self._returns
+        call = Call(self._new_id(), self._key, b"", returns)
         if self._details is not None:
             call.details = self._details
-        if self._returns == STREAMING:
+        if returns == STREAMING:
             return self._stream(home, call, args, kwargs)
         shape = self._shape
-        if self._returns == 1:
+        if returns == 1:
             task = Task(call, self._name, [call.id], self._retries, shape)
         else:
-            ids = [call.id, *(home.ids.new() for _ in range(self._returns - 1))]
-            task = Task(call, self._name, ids[: self._returns], self._retries, shape)
+            ids = [call.id, *(home.ids.new() for _ in range(returns - 1))]
+            task = Task(call, self._name, ids[:returns], self._retries, shape)
         if self._retry_exceptions:
             task.retry_exceptions = self._retry_exceptions
         if args or kwargs:
             attach_arguments(home, task, args, kwargs)
         home.submit(task, self._on_full)
-        if self._returns == 1:
+        if returns == 1:
             return ObjectRef(call.id)
-        return [ObjectRef(one) for one in task.returns] if self._returns else None
+        return [ObjectRef(one) for one in task.returns] if returns else None
 
     def _stream(self, home: Runtime, call: Call, args: Any, kwargs: Any) -> ObjectRefGenerator:
         task = Task(call, self._name, [call.id], self._retries, self._shape)
@@ -144,7 +160,16 @@ class RemoteFunction:
             max_calls = max_calls_of(self._options)
             code = Counted(self._function, max_calls) if max_calls else self._function
             self._key, _blob = export(code, home)
+            events = self._options.get("enable_task_events", True)
+            self._new_id = home.ids.new if events else home.ids.quiet
             self._home = home
+        if self._speculative:  # a shape of its own: its calls are compared with each other
+            factor = self._speculative
+            if factor is True:
+                factor = home.config.speculation_factor
+            placing = msgspec.structs.replace(
+                placing, speculative=float(factor), siblings=self._key
+            )
         self._shape = home.shape(placing)
         self._scope = home.scope
 

@@ -156,6 +156,12 @@ def _returns(value: Any) -> str:
     return problem and problem + ', or "streaming" for a generator'
 
 
+def _speculative(value: Any) -> str:
+    if isinstance(value, bool) or (isinstance(value, int | float) and 1 < value < math.inf):
+        return ""
+    return "True, False or a number > 1: how many times its siblings' median is late"
+
+
 _BOTH = {TASK, ACTOR}
 _TABLE: dict[str, tuple[set[str], Callable[[Any], str]]] = {
     "num_cpus": (_BOTH, _amount),
@@ -174,6 +180,8 @@ _TABLE: dict[str, tuple[set[str], Callable[[Any], str]]] = {
     "max_retries": ({TASK}, _number(0, integer=True, minus_one=True)),
     "max_calls": ({TASK}, _number(0, integer=True)),
     "retry_exceptions": ({TASK, METHOD}, _exceptions),
+    "enable_task_events": ({TASK, ACTOR, METHOD}, _flag),
+    "speculative": ({TASK}, _speculative),
     "scheduling_strategy": (_BOTH, _strategy),
     "placement_group": (_BOTH, _group),
     "placement_group_bundle_index": (_BOTH, _number(-1, integer=True)),

@@ -6,28 +6,32 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engine.core.trace import trace
 from engine.session import runtime
 
 __all__ = ["timeline"]
 
 
 def timeline(filename: str | Path | None = None) -> list[dict[str, Any]]:
-    """The calls that ran lately (the last 10,000 of each live worker), as Chrome trace events.
+    """The calls that ran lately (the last 10,000 of each process), as Chrome trace events.
 
-    Open the file in a trace viewer (``chrome://tracing`` or Perfetto). Each call has a phase
-    "fetch" (its arguments are fetched and unpickled) and a phase "run"; times in microseconds.
+    Open the file in a trace viewer (``chrome://tracing`` or Perfetto). Each task, actor call and
+    actor creation has a phase "fetch" (its arguments are read and unpickled), "run" and
+    "serialise" (its result is pickled and stored), and an arrow from where it was submitted. Long
+    waits in `get` and `wait` and writes of large values have a line of their own. Calls that run
+    beside each other in one process get a row each. Times are in microseconds.
 
     Args:
         filename: where to write the JSON; None only returns the events.
+
+    Processes that do not answer within 2 s are left out, so is what a killed worker has run. Calls
+    with ``enable_task_events=False`` leave no record.
     """
-    events = []
-    for name, pid, start, fetch, run in runtime().ask("gather", about="events"):
-        common = {"ph": "X", "pid": pid, "tid": pid}
-        if fetch > 0:
-            events.append({"name": f"{name}: fetch", "cat": "fetch", "ts": start, "dur": fetch}
-                          | common)
-        events.append({"name": name, "cat": "run", "ts": start + fetch, "dur": run} | common)
-    events.sort(key=lambda event: event["ts"])
+    home = runtime()
+    reports = home.ask("gather", about="tasks", patience=30.0)["records"]
+    with home.lock:
+        reports += home.records["tasks"]()
+    events = trace(reports)
     if filename is not None:
         Path(filename).write_text(json.dumps(events))
     return events

@@ -27,6 +27,7 @@ __all__ = [
     "Gather",
     "Gathered",
     "Hello",
+    "History",
     "Kept",
     "KillActor",
     "KillWorker",
@@ -79,7 +80,8 @@ class Welcome(msgspec.Struct, array_like=True, gc=False, tag=41):
 class LeaseRequest(msgspec.Struct, array_like=True, gc=False, tag=42):
     """I want `wanted` more workers of this shape (replaces my earlier figure).
 
-    `name`: a task that waits for one, for messages to people.
+    `name`: a task that waits for one, for messages to people. `spare`: only workers that nobody
+    else wants.
     """
 
     shape: bytes
@@ -89,6 +91,7 @@ class LeaseRequest(msgspec.Struct, array_like=True, gc=False, tag=42):
     bundle: int = -1
     environment: bytes = b""
     name: str = ""
+    spare: bool = False
 
 
 class LeaseGrant(msgspec.Struct, array_like=True, gc=False, tag=43):
@@ -333,7 +336,7 @@ class Kept(msgspec.Struct, array_like=True, gc=False, tag=66):
 
 
 class Gather(msgspec.Struct, array_like=True, gc=False, tag=67):
-    """From the node: tell me of `what` ("events" or "objects"), under this number."""
+    """From the node: tell me of `what` ("tasks" or "objects"), under this number."""
 
     number: int
     what: str
@@ -417,3 +420,9 @@ class Waiting(msgspec.Struct, array_like=True, gc=False, tag=112):
     """To a process: something it has asked for waits for long; `text` warns its user."""
 
     text: str
+
+
+class History(msgspec.Struct, array_like=True, gc=False, tag=130):
+    """From a worker that is about to end: what it would have told of "tasks", kept by the node."""
+
+    record: dict[str, Any]

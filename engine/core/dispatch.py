@@ -29,6 +29,7 @@ from engine.core.control import (
 from engine.core.intensity import Deaths
 from engine.core.messages import Call, Define, Recall
 from engine.core.placing import Placing
+from engine.core.speculation import Speculation
 
 __all__ = ["Dispatcher", "Lease", "Shape", "Task"]
 
@@ -124,7 +125,7 @@ class Shape:
     """
 
     __slots__ = ("depth", "depth_max", "key", "leases", "mean_us", "pending", "placing",
-                 "requested")
+                 "requested", "watch")
 
     def __init__(self, key: bytes, placing: Placing, depth_max: int) -> None:
         self.key = key
@@ -135,6 +136,7 @@ class Shape:
         self.requested = 0
         self.mean_us = -1.0
         self.depth = 1  # until the first answer tells how long the tasks are
+        self.watch: Speculation | None = None  # of tasks that may run twice
 
 
 class Dispatcher:
@@ -156,6 +158,7 @@ class Dispatcher:
         self._load = load
         self._unload = unload
         self._shapes: dict[bytes, Shape] = {}
+        self._watched: list[Shape] = []
         self.leases: dict[bytes, Lease] = {}
         self._known: dict[bytes, set[bytes]] = {}  # definitions sent, by process
 
@@ -166,6 +169,9 @@ class Dispatcher:
         if shape is None:
             depth = 1 if placing.spread else self._config.pipeline_depth_max
             shape = self._shapes[key] = Shape(key, placing, depth)
+            if placing.speculative:
+                shape.watch = Speculation(shape, self._node, self._config, self._send)
+                self._watched.append(shape)
         return shape
 
     def shapes(self) -> list[Shape]:
@@ -208,6 +214,8 @@ class Dispatcher:
             self._ask(shape, wanted)
 
     def _ask(self, shape: Shape, wanted: int) -> None:
+        if shape.watch is not None:
+            shape.watch.asked = 0  # this replaces what it has asked for
         where = shape.placing
         name = shape.pending[0].name if shape.pending else ""
         message = LeaseRequest(
@@ -261,9 +269,18 @@ class Dispatcher:
             self._request(shape)  # fewer were asked for than have come to wait since
         if not lease.in_flight:
             self._steal(lease)
+            if shape.watch is not None:
+                shape.watch.on_grant()
+                shape.watch.look(now, self._push)
 
-    def on_done(self, worker: bytes, task_id: bytes, us: int, now: float) -> Task | None:
-        """A worker answered; returns the task, or None when it was not in flight there."""
+    def on_done(
+        self, worker: bytes, task_id: bytes, us: int, now: float, failed: bool = False
+    ) -> Task | None:
+        """A worker answered; returns the task, or None when that answer does not count.
+
+        It does not when the task was not in flight there, or runs twice and the other copy counts.
+        `failed`: the answer is an error of the user's code.
+        """
         lease = self.leases.get(worker)
         if lease is None:
             return None
@@ -272,10 +289,13 @@ class Dispatcher:
             return None
         lease.stuck = False
         shape = lease.shape
-        mean = shape.mean_us
-        shape.mean_us = mean = us if mean < 0 else mean + 0.2 * (us - mean)
-        depth = int(self._config.pipeline_target_us / (mean + 1.0))
-        shape.depth = min(max(depth, 1), shape.depth_max)
+        if shape.watch is not None and not shape.watch.on_done(task, worker, us, failed, now):
+            task = None
+        else:
+            mean = shape.mean_us
+            shape.mean_us = mean = us if mean < 0 else mean + 0.2 * (us - mean)
+            depth = int(self._config.pipeline_target_us / (mean + 1.0))
+            shape.depth = min(max(depth, 1), shape.depth_max)
         if shape.pending and not lease.drain:
             if len(lease.in_flight) * 2 <= shape.depth:
                 self._fill(lease)
@@ -317,6 +337,7 @@ class Dispatcher:
             lease.shape.depth = 1
         lease.recalled = False
         tasks = [lease.in_flight.pop(one) for one in ids if one in lease.in_flight]
+        tasks = [task for task in tasks if not self.survives(task, worker)]
         shape = lease.shape
         for task in reversed(tasks):
             if task.brings:
@@ -374,10 +395,16 @@ class Dispatcher:
         shape.requested = 0
         if message.running:
             for worker, lease in shape.leases.items():
-                tasks += lease.in_flight.values()
+                found = lease.in_flight.values()
+                tasks += [task for task in found if not self.survives(task, worker)]
                 del self.leases[worker]
             shape.leases.clear()
         return tasks
+
+    def survives(self, task: Task, worker: bytes) -> bool:
+        """A task was lost with its worker, or given back: whether another copy of it counts."""
+        watch: Speculation | None = task.shape.watch
+        return watch is not None and watch.lost(task, worker)
 
     def remove(self, task: Task) -> bool:
         """Take a task out of the queue. False when it is no longer there."""
@@ -398,6 +425,10 @@ class Dispatcher:
         """Give back what was idle too long; returns the time of the next look, or None."""
         keep = self._config.lease_idle_seconds
         next_look = None
+        for shape in self._watched:
+            if shape.leases and shape.watch is not None:
+                shape.watch.look(now, self._push)
+                next_look = now + self._config.speculation_look_seconds
         for lease in list(self.leases.values()):
             if lease.in_flight:
                 continue

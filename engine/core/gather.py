@@ -1,7 +1,7 @@
 """Asking every process the same question and answering once, for views of the whole cluster.
 
-A process that dies, or does not answer in time, is left out: a view is a snapshot of what could be
-seen, and nobody waits for a process that is stopped. Pure.
+A process that dies is left out. One that does not answer in time is named: a view is a snapshot of
+what could be seen, and nobody waits for a process that is stopped. Pure.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from typing import Any
 
 from engine.core.control import Gather, Gathered
 
-__all__ = ["Gatherings"]
+__all__ = ["PATIENCE_SECONDS", "Gatherings"]
 
-_PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 2.0
 
 
 class _Gathering:
-    __slots__ = ("asked", "deliver", "records", "until")
+    __slots__ = ("asked", "deliver", "records", "silent", "until")
 
     def __init__(
-        self, asked: set[bytes], until: float, deliver: Callable[[list[Any]], None]
+        self,
+        asked: set[bytes],
+        until: float,
+        deliver: Callable[[list[Any], list[bytes]], None],
     ) -> None:
         self.asked = asked
         self.until = until
         self.deliver = deliver
         self.records: list[Any] = []
+        self.silent: list[bytes] = []  # did not answer in time
 
 
 class Gatherings:
@@ -41,12 +45,16 @@ class Gatherings:
         what: str,
         processes: list[bytes],
         now: float,
-        deliver: Callable[[list[Any]], None],
+        deliver: Callable[[list[Any], list[bytes]], None],
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
-        """Ask; `deliver` gets all records, each process's in the order it gave them."""
+        """Ask; `deliver` gets all records, and the processes that gave none within `patience`.
+
+        Each process's records are in the order it gave them.
+        """
         self._number += 1
         asked = set(processes)
-        self._open[self._number] = _Gathering(asked, now + _PATIENCE_SECONDS, deliver)
+        self._open[self._number] = _Gathering(asked, now + patience, deliver)
         for process in processes:
             self._send(process, Gather(self._number, what))
         self._close(self._number)
@@ -69,6 +77,7 @@ class Gatherings:
         """Stop waiting for those that take too long; returns the time of the next look."""
         for number, gathering in list(self._open.items()):
             if gathering.until <= now:
+                gathering.silent = sorted(gathering.asked)
                 gathering.asked.clear()
                 self._close(number)
         return min((one.until for one in self._open.values()), default=None)
@@ -77,4 +86,4 @@ class Gatherings:
         gathering = self._open[number]
         if not gathering.asked:
             del self._open[number]
-            gathering.deliver(gathering.records)
+            gathering.deliver(gathering.records, gathering.silent)

@@ -5,7 +5,8 @@ behind that id, so an object's id names its owner and no table is needed to find
 
     object id (16 bytes) = process id (8) + counter (8)
 
-A task has the id of its first return value.
+A task has the id of its first return value. The counter's highest bit is set in the id of a *quiet*
+call, of which no record is kept: whoever sees the id knows, and nothing has to be sent beside it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "PlacementGroupID",
     "TaskID",
     "WorkerID",
+    "is_quiet",
     "owner_of",
     "short",
 ]
@@ -30,6 +32,7 @@ __all__ = [
 PROCESS_BYTES = 8
 ID_BYTES = 16
 _pack = Struct(">Q").pack
+_QUIET = 1 << 63
 
 
 class IdSource:
@@ -47,6 +50,16 @@ class IdSource:
         self.count += 1
         return self.process + _pack(self.count)
 
+    def quiet(self) -> bytes:
+        """A fresh id of a call of which no record is to be kept."""
+        self.count += 1
+        return self.process + _pack(self.count | _QUIET)
+
+
+def is_quiet(call_id: bytes) -> bool:
+    """Whether no record of the call is to be kept."""
+    return call_id[PROCESS_BYTES] >= 128
+
 
 def owner_of(object_id: bytes) -> bytes:
     """The id of the process that owns the object, task or actor."""
@@ -56,7 +69,7 @@ def owner_of(object_id: bytes) -> bytes:
 def short(any_id: bytes) -> str:
     """A form for messages to people: process prefix and number."""
     if len(any_id) == ID_BYTES:
-        return f"{any_id[:3].hex()}:{int.from_bytes(any_id[8:], 'big')}"
+        return f"{any_id[:3].hex()}:{int.from_bytes(any_id[8:], 'big') & ~_QUIET}"
     return any_id[:4].hex()
 
 

@@ -25,6 +25,7 @@ from engine.core.control import (
     Gather,
     Gathered,
     Hello,
+    History,
     Kept,
     KillActor,
     KillWorker,
@@ -115,7 +116,8 @@ class Call(msgspec.Struct, array_like=True, gc=False, tag=2):
 
     `args` is the pickled (args, kwargs), or `large` is the object that holds it. `deps` are the
     values of the references among the arguments, in the order of their slots. `returns` is
-    STREAMING for a generator. `final`: no retry is left should its worker die.
+    STREAMING for a generator. `final`: no retry is left should its worker die. `submitted` is when,
+    by the monotonic clock of this machine.
     """
 
     id: bytes
@@ -127,6 +129,7 @@ class Call(msgspec.Struct, array_like=True, gc=False, tag=2):
     large: ObjectValue | None = None
     details: Details | None = None
     final: bool = False
+    submitted: float = 0.0
 
 
 class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
@@ -149,6 +152,7 @@ class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
     details: Details | None = None
     acked: int = -1
     caller: bytes = b""
+    submitted: float = 0.0
 
 
 class Order(msgspec.Struct, array_like=True, gc=False, tag=140):
@@ -403,6 +407,7 @@ Message = (
     | Retire
     | Gather
     | Gathered
+    | History
     | Kept
     | Attach
     | Log

@@ -68,8 +68,8 @@ class Demand:
     """
 
     __slots__ = (
-        *("actor", "bundle", "environment", "fresh", "group", "owner", "shape", "since", "title"),
-        *("units", "wanted"),
+        *("actor", "bundle", "environment", "fresh", "group", "owner", "shape", "since", "spare"),
+        *("title", "units", "wanted"),
     )
 
     def __init__(self, owner: bytes, shape: bytes, units: dict[str, int], since: float) -> None:
@@ -84,6 +84,7 @@ class Demand:
         self.environment = b""
         self.title = ""
         self.fresh = False
+        self.spare = False  # content with what nobody else wants
 
     def kind(self, what: str) -> str:
         """The class of an error about this demand: of tasks, or of actors."""
@@ -132,7 +133,7 @@ class NodeMachine:
             demand = self.demands[key] = Demand(owner, message.shape, units, now)
             demand.group, demand.bundle = message.group, message.bundle
             demand.environment, demand.title = message.environment, f"task {message.name}"
-        demand.wanted = message.wanted
+        demand.wanted, demand.spare = message.wanted, message.spare
         if not self._refuse(demand):
             self.schedule(now)
 
@@ -247,12 +248,17 @@ class NodeMachine:
         kept = self.kept_for_group()
         needed: dict[bytes, int] = {}
         limit = self.roster.starting + _START_LIMIT
-        turn = deque((key, demand, demand.wanted) for key, demand in self.demands.items())
+        demands = sorted(self.demands.items(), key=lambda item: item[1].spare)
+        turn = deque((key, demand, demand.wanted) for key, demand in demands)
+        short = bool(kept)  # somebody waits for resources
         promised: dict[int, dict[str, int]] = {}
         while turn and limit > 0:
             key, demand, left = turn.popleft()
             pool = self.pool_for(demand)
             if pool is None or not self._fits_beside(demand, pool, promised):
+                short = True
+                continue
+            if demand.spare and short:
                 continue
             if pool is self.pool and not kept.isdisjoint(demand.units):
                 continue
@@ -317,7 +323,7 @@ class NodeMachine:
         quantum = self._config.lease_quantum_seconds
         for (owner, shape), demand in self.demands.items():
             pool = self.pool_for(demand)
-            if pool is None or pool.has_room(demand.units):
+            if demand.spare or pool is None or pool.has_room(demand.units):
                 continue  # waits for a worker to start, not for resources
             mine = self.held(owner, shape)
             for worker in self.workers.values():
@@ -477,6 +483,7 @@ class NodeMachine:
                 "owner": demand.owner.hex(),
                 "wanted": demand.wanted,
                 "actor": demand.actor.hex(),
+                "shape": demand.shape.hex(),
                 "title": demand.title,
                 "reason": self.reasons.of_demand(demand),
             }

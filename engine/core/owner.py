@@ -53,9 +53,12 @@ from engine.core.streams import ItemStream, ItemStreams
 from engine.core.values import (
     ELSEWHERE,
     ERROR_NONE,
+    ERROR_SYSTEM,
+    ERROR_USER,
     Block,
     ObjectValue,
     Value,
+    decode_failure,
     encode_failure,
 )
 
@@ -67,7 +70,8 @@ class Owner:
 
     `make_refs(ids)` makes the references that a value contains and returns what keeps them;
     `free(block)` frees a block that this process allocated; `definition(key)` is the blob of a
-    function; `retry(task, value)` says whether a task that raised is to run again.
+    function; `retry(task, value)` says whether a task that raised is to run again;
+    `note(task, kind, text)` hears of attempts that failed without an answer.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Owner:
         make_refs: Callable[[list[bytes]], Any],
         definition: Callable[[bytes], bytes],
         retry: Callable[[Task, Value], bool],
+        note: Callable[[Task, str, str], None] = lambda task, kind, text: None,
     ) -> None:
         self.me = me = ids.process
         self._node = node
@@ -88,6 +93,7 @@ class Owner:
         self._send = send
         self._free_here = free
         self._retry = retry
+        self._note = note
         self.objects = ObjectTable(me, send, self._free, make_refs)
         self.spill = self.objects.spill
         self.dispatch = Dispatcher(node, config, send, definition, self._load, self._unload)
@@ -213,9 +219,7 @@ class Owner:
     def cancel_children(self, call_id: bytes, force: bool) -> None:
         """Cancel what a call that runs here has submitted and is not answered yet."""
         # A scan of everything that is pending: cancelling is rare, and submitting stays cheap.
-        tasks = [*self.dispatch.tasks(), *self.callers.tasks(), *self._waiting.values()]
-        tasks += [task for _when, task in self.delayed]
-        for task in tasks:
+        for task in self.open_tasks():
             if task.parent is not None and task.parent.id == call_id:
                 self._cancel(task, force, True)
 
@@ -225,6 +229,9 @@ class Owner:
         if task.worker:
             # An actor is never killed for one of its calls.
             self._send(task.worker, Cancel(task.id, force and task.actor is None, recursive))
+            if task.actor is None and task.shape.watch is not None:
+                for other in task.shape.watch.others(task):
+                    self._send(other, Cancel(task.id, force, recursive))
             return
         if task.actor is not None:
             self.callers.remove(task.actor, task)
@@ -340,7 +347,8 @@ class Owner:
 
     def _on_done_many(self, worker: bytes, message: DoneMany, now: float) -> None:
         values = message.values
-        task = self._finished(worker, message.id, max(0, message.us), now, message.us >= 0)
+        us, failed = message.us, bool(values) and values[0].error == ERROR_USER
+        task = self._finished(worker, message.id, max(0, us), now, us >= 0, failed)
         if task is None:
             for value in values:
                 if value.block is not None:
@@ -365,12 +373,18 @@ class Owner:
                 self._send(worker, settled)
 
     def _finished(
-        self, worker: bytes, task_id: bytes, us: int, now: float, applied: bool = True
+        self,
+        worker: bytes,
+        task_id: bytes,
+        us: int,
+        now: float,
+        applied: bool = True,
+        failed: bool = False,
     ) -> Task | None:
         entry = self.objects.entries.get(task_id)
         if entry is not None and entry.task is not None and entry.task.actor is not None:
             return self.callers.on_done(entry.task.actor.id, task_id, applied)
-        task = self.dispatch.on_done(worker, task_id, us, now)
+        task = self.dispatch.on_done(worker, task_id, us, now, failed)
         if task is None:  # a call whose references are all gone already
             for client in self.callers.actors.values():
                 if client.process == worker and task_id in client.in_flight:
@@ -400,6 +414,11 @@ class Owner:
     def _fail(self, task: Task, value: Value) -> None:
         if task.answered:
             return  # it was to be sent again for a replay, and cannot: the replay counts it
+        if value.error == ERROR_SYSTEM:
+            failure = decode_failure(value)
+            self._note(task, failure.kind, failure.text)
+        else:
+            self._note(task, "TaskError", "an argument is the error of another call")
         self._close(task)
         self._waiting.pop(task.id, None)
         task.parent = None  # it is over: `cancel_children` leaves it alone
@@ -446,6 +465,8 @@ class Owner:
             # would be given it for ever.
             running = tasks[0].id if tasks else b""
         for task in tasks:
+            if self.dispatch.survives(task, process):
+                continue
             if task.brings:
                 self._unload(task)
             if task.id == running:
@@ -475,6 +496,7 @@ class Owner:
         deaths.add(now, message.pid, message.cause)
         poison = deaths.too_many(now)
         if task.retries != 0 and not poison:
+            self._note(task, "WorkerCrashedError", f"worker (pid {message.pid}) {message.cause}")
             task.retries -= task.retries > 0
             task.worker = b""
             if message.kind:  # memory is short: not at once
@@ -529,6 +551,12 @@ class Owner:
             looks = [when for when, _task in self.delayed]
             following = min(looks if following is None else [*looks, following], default=None)
         return following
+
+    def open_tasks(self) -> list[Task]:
+        """Calls submitted here and not answered yet; an actor's creation until its head has it."""
+        found = [*self._waiting.values(), *self.dispatch.tasks(), *self.callers.tasks()]
+        found += [task for _when, task in self.delayed]
+        return list({task.id: task for task in found}.values())
 
     def pending_reason(self, object_id: bytes) -> str:
         """Why an object is not there yet, for messages to people."""

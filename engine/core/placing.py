@@ -12,6 +12,9 @@ class Placing(msgspec.Struct, frozen=True, array_like=True):
 
     `bundle` -1 means any bundle of the group; `capture`: children go into the group too; `spread`:
     never behind another task in the same worker.
+
+    `speculative`: how many times the median of its siblings a task may run before it gets a second
+    copy (0: never); `siblings` then tells which they are.
     """
 
     resources: dict[str, float]
@@ -20,8 +23,13 @@ class Placing(msgspec.Struct, frozen=True, array_like=True):
     environment: bytes = b""
     spread: bool = False
     capture: bool = False
+    speculative: float = 0.0
+    siblings: bytes = b""
 
     def key(self) -> bytes:
         """The same bytes for the same placing: tasks of one key share leases."""
-        rest = (self.group, self.bundle, self.environment, self.spread, self.capture)
+        rest = (
+            *(self.group, self.bundle, self.environment, self.spread, self.capture),
+            *(self.speculative, self.siblings),
+        )
         return msgspec.msgpack.encode([sorted(self.resources.items()), *rest])

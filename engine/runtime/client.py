@@ -42,12 +42,14 @@ from engine.core.values import ERROR_NONE, ERROR_USER, Value, encode_failure
 from engine.runtime import futures
 from engine.runtime.admission import Admission
 from engine.runtime.disk import Disk
+from engine.runtime.events import Events
 from engine.runtime.process import socket_from
 from engine.runtime.reactor import Reactor
 from engine.runtime.requests import Requests
 from engine.runtime.shared_memory import SharedMemory
 from engine.runtime.spilling import Spilling
 from engine.runtime.values import Values
+from engine.runtime.views import Views
 from engine.runtime.waiting import Waits
 from engine.store import codec
 from engine.store.refs import ObjectRef, adopt, set_holder
@@ -108,9 +110,11 @@ class Runtime:
         self.definitions: dict[bytes, bytes] = {}
         self.pinned: list[Any] = []  # references that exported definitions have captured
         self.requests = Requests(self)
+        self.events = Events(config)
+        self.values.on_stored = self.events.span
         self.owner = self._make_owner()
         self._entries = self.owner.objects.entries
-        waiting = Waits(self)
+        self.waits = waiting = Waits(self)
         self.get = waiting.get
         self.ready_among = waiting.ready_among
         self.wait = waiting.wait
@@ -126,7 +130,10 @@ class Runtime:
         self.before_block: Callable[[], None] | None = None
         self.cancelled: set[bytes] = set()  # calls that run here and that nobody wants any more
         # What this process can tell when the node gathers a view of the cluster, under the lock.
-        self.records: dict[str, Callable[[], list[Any]]] = {}
+        self.views = Views(self)
+        self.records: dict[str, Callable[[], list[Any]]] = {
+            "tasks": self.views.tasks, "objects": self.views.objects
+        }
         self.values.look = self.owner.spill.look
         self.unseen = self.values.unseen = self.owner.spill.unseen
         self.spilling = Spilling(self)
@@ -141,6 +148,7 @@ class Runtime:
             make_refs=lambda ids: [adopt(one) for one in ids],
             definition=self.definitions.__getitem__,
             retry=self._retry_exception,
+            note=self.events.failed,
         )
 
     def _make_values(self) -> Values:
@@ -373,6 +381,7 @@ class Runtime:
 
     def submit(self, task: Task, on_full: str | None = None) -> None:
         """Submit a task; waits or raises while this process has too many in flight."""
+        task.call.submitted = perf_counter()
         self._admit(task, on_full)
         with self.lock:
             if self.released:
@@ -380,12 +389,14 @@ class Runtime:
             self.owner.submit(task)
             lease = self.owner.dispatch.leases.get(task.worker)
             self._after_submit(task, 0 if lease is None else len(lease.in_flight))
-            self._look_at_leases()
+            if not self.reactor.ticking:
+                self._look_at_leases()
 
     def submit_stream(
         self, task: Task, window: int, client: Any, on_full: str | None = None
     ) -> Any:
         """Submit a generator call; returns its stream of items."""
+        task.call.submitted = perf_counter()
         self._admit(task, on_full)
         with self.lock:
             self.drain()
@@ -401,6 +412,7 @@ class Runtime:
 
     def submit_call(self, client: Any, task: Task, on_full: str | None = None) -> None:
         """Submit an actor call; waits or raises while this process has too many in flight."""
+        task.call.submitted = perf_counter()
         self._admit(task, on_full)
         with self.lock:
             if self.released:

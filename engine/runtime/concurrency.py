@@ -34,6 +34,9 @@ class Pool(Protocol):
     def runs(self, call_id: bytes) -> bool:
         """Whether the call runs here."""
 
+    def calls(self) -> list[tuple[bytes, float]]:
+        """Calls that run, with when they began, and those that wait, with 0."""
+
     def interrupt(self, call_id: bytes) -> None:
         """Cancel a call that runs, if it can be."""
 
@@ -63,6 +66,10 @@ class Groups:
     def runs(self, call_id: bytes) -> bool:
         """Whether the call runs in any of the groups."""
         return any(pool.runs(call_id) for pool in self._pools)
+
+    def calls(self) -> list[tuple[bytes, float]]:
+        """Calls that run, with when they began, and those that wait, with 0."""
+        return [one for pool in self._pools for one in pool.calls()]
 
     def interrupt(self, call_id: bytes) -> None:
         """Cancel a call that runs, if it can be."""

@@ -74,7 +74,7 @@ class Coroutines:
         self._loop = loop
         self._thread = threading.get_ident()
         self.running = 0
-        self._tasks: dict[bytes, asyncio.Task[None]] = {}  # by call
+        self._tasks: dict[bytes, tuple[asyncio.Task[None], float]] = {}  # and when they began
         self._more = asyncio.Event()  # a consumer of a generator has taken items
 
     def begin(self, peer: bytes, call: Any) -> None:
@@ -82,15 +82,14 @@ class Coroutines:
         if call.returns == STREAMING:  # its consumer may have something to say meanwhile
             self._execution.consumed.setdefault(call.id, 0)
         self.running += 1
-        context = copy_context()
-        task, step = self._loop.begin(self._run(peer, call), context)
-        self._tasks[call.id] = task
+        context, start = copy_context(), perf_counter()
+        task, step = self._loop.begin(self._run(peer, call, start), context)
+        self._tasks[call.id] = task, start
         context.run(step)
 
-    async def _run(self, peer: bytes, call: Any) -> None:
+    async def _run(self, peer: bytes, call: Any, start: float) -> None:
         execution = self._execution
         execution.runtime.running = call  # of this task's context
-        start = perf_counter()
         try:
             method = execution.method(call.method)
             if call.args or call.large is not None:
@@ -148,14 +147,18 @@ class Coroutines:
         """Whether the call is a task of this loop."""
         return call_id in self._tasks
 
+    def calls(self) -> list[tuple[bytes, float]]:
+        """Calls that run, with when they began, and those that wait, with 0."""
+        return [(call_id, start) for call_id, (_task, start) in list(self._tasks.items())]
+
     def interrupt(self, call_id: bytes) -> None:
         """Cancel the task of a call; from any thread."""
         self._in_loop(partial(self._cancel, call_id))
 
     def _cancel(self, call_id: bytes) -> None:
-        task = self._tasks.get(call_id)
-        if task is not None:
-            task.cancel()
+        found = self._tasks.get(call_id)
+        if found is not None:
+            found[0].cancel()
 
     def on_consumed(self) -> None:
         """A consumer has taken items; called from any thread."""
@@ -295,6 +298,10 @@ class LoopGroup(Coroutines):
             self._worker.runtime.reactor.flush()
         if self._calls:
             self._loop.call_soon(self._look)
+
+    def calls(self) -> list[tuple[bytes, float]]:
+        """Calls that run, with when they began, and those that wait, with 0."""
+        return [*super().calls(), *((call.id, 0.0) for _peer, call in list(self._calls))]
 
     def drop(self, call_id: bytes) -> bool:
         """Answer a call that waits for room as cancelled. False when it does not wait here."""

@@ -7,20 +7,20 @@ import contextlib
 import inspect
 import os
 import sys
-from collections import deque
 from functools import partial
-from time import perf_counter, time
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.core.control import ActorChanged, Assigned
 from engine.core.environments import Scope
-from engine.core.ids import owner_of
+from engine.core.ids import is_quiet, owner_of
 from engine.core.messages import ActorCall, Call, Done, DoneMany, Item
 from engine.core.streams import settle_key
 from engine.core.values import ERROR_USER, STREAMING, ObjectValue, Value, encode_failure
 from engine.exceptions import EngineError, TaskCancelledError
 from engine.runtime.arguments import read_arguments
 from engine.runtime.environments import DEVICES
+from engine.runtime.events import describe
 from engine.store import codec
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ActorExit", "Deferred", "Execution", "is_coroutine", "plain_name"]
 
-_EVENTS_KEPT = 10_000
 _PLAIN = (int, float, str, bytes, bool, type(None))
 _NONE = codec.encode(None).data
 
@@ -88,9 +87,8 @@ class Execution:
         self.unsettled: dict[bytes, Any] = {}  # references in results, until the caller has them
         self.consumed: dict[bytes, int] = {}  # items of generator calls that callers have taken
         self.parts: dict[bytes, list[ObjectValue]] = {}  # dependencies ahead of their calls
-        # What ran, for `engine.timeline`: (key or method, start, arguments there, end).
-        self.events: deque[tuple[Any, float, float, float]] = deque(maxlen=_EVENTS_KEPT)
-        self.finished = 0
+        self.events = runtime.events.calls
+        self.begun = 0.0  # when the call began that the main thread runs
         self.assigned = Assigned({})
         self.facts: dict[str, Any] = {}  # of the actor: its options, as the head has them
         self.restarts = 0
@@ -128,18 +126,11 @@ class Execution:
         function = self._functions[call.key]
         return f"{function.__module__}.{getattr(function, '__qualname__', 'task')}"
 
-    def timeline(self) -> list[Any]:
-        """What ran lately: [name, pid, wall-clock start in us, us for arguments, us running]."""
-        wall = time() - perf_counter()
-        found = []
-        for what, start, ready, end in self.events:
-            if isinstance(what, bytes):
-                name = getattr(self._functions.get(what), "__qualname__", "task")
-            else:
-                name = f"{self.actor_class}.{what}"
-            times = (wall + start) * 1e6, (ready - start) * 1e6, (end - ready) * 1e6
-            found.append([name, os.getpid(), *times])
-        return found
+    def name_of(self, what: Any) -> str:
+        """The name of what ran: a function by its key, a method, or (None) the constructor."""
+        if isinstance(what, bytes):
+            return getattr(self._functions.get(what), "__qualname__", "task")
+        return f"{self.actor_class}.{what or '__init__'}"
 
     def assign(self, assigned: Assigned) -> None:
         """What the work that comes next was given: before its first call, under the lock."""
@@ -156,7 +147,7 @@ class Execution:
         """Run a call on this thread and answer it."""
         runtime = self.runtime
         outer, runtime.running = runtime.running, call
-        start = perf_counter()
+        self.begun = start = perf_counter()
         try:
             if isinstance(call, Call):
                 function = self._functions.get(call.key) or self.definition(call.key)
@@ -185,8 +176,6 @@ class Execution:
             self.fail(peer, call, error, start)
             return
         runtime.running = outer
-        what = call.key if isinstance(call, Call) else call.method
-        self.events.append((what, start, ready, perf_counter()))
         if call.returns == STREAMING:
             self._stream(peer, call, result, start)
             return
@@ -197,10 +186,10 @@ class Execution:
             result._deliver = lambda value, error: (
                 self.fail(peer, call, error, start)
                 if error is not None
-                else self.reply(peer, call, value, start)
+                else self.reply(peer, call, value, start, ready)
             )
             return
-        self.reply(peer, call, result, start)
+        self.reply(peer, call, result, start, ready)
 
     def _announce(self, call: Call, function: Any) -> None:
         """Something else runs from now on than what was noted last."""
@@ -265,9 +254,9 @@ class Execution:
 
     def end_stream(self, peer: bytes, call: Call | ActorCall, count: int, start: float) -> None:
         """All items were yielded."""
-        us = int((perf_counter() - start) * 1e6)
-        self.finished += 1
-        self.send(peer, Done(call.id, codec.encode(count).data, us))
+        end = perf_counter()
+        self.note(call, start, end)
+        self.send(peer, Done(call.id, codec.encode(count).data, int((end - start) * 1e6)))
 
     def _leave_or_cancel(self, peer: bytes, call: Any, error: BaseException) -> None:
         if isinstance(error, SystemExit):
@@ -277,7 +266,7 @@ class Execution:
     def leave(self, error: SystemExit) -> NoReturn:
         """End this process as user code asked, after everything said so far has left it."""
         atexit._run_exitfuncs()
-        self._write_out()  # answers first: the news of the end may overtake what comes after it
+        self.leave_records()  # answers first: the news of the end may overtake what comes after it
         if isinstance(error, ActorExit):
             runtime = self.runtime
             text = f"actor {self.actor_class} {error.cause}"
@@ -289,6 +278,12 @@ class Execution:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(error.code if isinstance(error.code, int) else 0)
+
+    def leave_records(self) -> None:
+        """Before an end: hand what has run here to the node, and see all written out."""
+        with self.runtime.lock:
+            self.runtime.send(self.runtime.node, self.runtime.views.history())
+        self._write_out()
 
     def _write_out(self) -> None:
         reactor = self.runtime.reactor
@@ -303,55 +298,82 @@ class Execution:
         self.parts.pop(call.id, None)
         self.consumed.pop(call.id, None)
         text = f"{self.title(call)} was cancelled"
+        now = perf_counter()
+        self.note(call, now, now, f"TaskCancelledError: {text}")
         self.send(peer, DoneMany(call.id, [encode_failure("TaskCancelledError", text)], us))
 
     # ------------------------------------------------------------------ answering
 
-    def reply(self, peer: bytes, call: Call | ActorCall, result: Any, start: float) -> None:
-        """Answer a call with its value(s)."""
-        us = int((perf_counter() - start) * 1e6)
-        self.finished += 1
-        returns = call.returns
-        if returns == 1:
+    def reply(
+        self,
+        peer: bytes,
+        call: Call | ActorCall,
+        result: Any,
+        start: float,
+        ready: float = 0.0,
+    ) -> None:
+        """Answer a call with its value(s). It began at `start` and had its arguments at `ready`."""
+        end = stored = perf_counter()
+        us = int((end - start) * 1e6)
+        message: Done | DoneMany | None = None
+        if call.returns == 1:
             if result is None:
-                self.send(peer, Done(call.id, _NONE, us))
-                return
-            if type(result) in _PLAIN:
+                message = Done(call.id, _NONE, us)
+            elif type(result) in _PLAIN:
                 data = codec.encode_plain(result)
                 if data is not None:
-                    self.send(peer, Done(call.id, data, us))
-                    return
-            results = [result]
-        elif returns == 0:
-            self.send(peer, Done(call.id, _NONE, us))
-            return
-        else:
+                    message = Done(call.id, data, us)
+        elif call.returns == 0:
+            message = Done(call.id, _NONE, us)
+        if message is None:
+            try:
+                message = self._answer(peer, call, result, us)
+            except (SystemExit, KeyboardInterrupt) as error:  # user code runs here too
+                self._leave_or_cancel(peer, call, error)
+                return
+            except Exception as error:  # an unserialisable or too large result is the task's error
+                self.fail(peer, call, error, start)
+                return
+            stored = perf_counter()
+        if call.id[8] < 128:  # else it is quiet, see `core.ids`
+            what: Any = call.key if isinstance(call, Call) else call.method
+            if call.details is not None and call.details.name:
+                what = (what, call.details.name)
+            self.events.append((call.id, what, call.submitted, start, ready, end, stored, ""))
+        self.send(peer, message)
+
+    def note(
+        self, call: Call | ActorCall, start: float, end: float, error: str = ""
+    ) -> None:
+        """Keep a record of a call that has ended in another way than most."""
+        if not is_quiet(call.id):
+            what: Any = call.key if isinstance(call, Call) else call.method
+            if call.details is not None and call.details.name:
+                what = (what, call.details.name)
+            self.events.append((call.id, what, call.submitted, start, 0.0, end, end, error))
+
+    def _answer(
+        self, peer: bytes, call: Call | ActorCall, result: Any, us: int
+    ) -> Done | DoneMany:
+        """The reply with values of any kind. Raises when they are not fit to be sent."""
+        returns, results = call.returns, [result]
+        if returns != 1:
             if not isinstance(result, tuple | list) or len(result) != returns:
                 found = f"{len(result)} values" if isinstance(result, tuple | list) else (
                     f"a {type(result).__name__}"
                 )
-                error = ValueError(
+                raise ValueError(
                     f"{self.title(call)} has num_returns={returns} and must return a tuple or list "
                     f"of that many values; it returned {found}"
                 )
-                self.fail(peer, call, error, start)
-                return
             results = list(result)
-        try:
-            values, refs = self._encode_all(results)
-        except (SystemExit, KeyboardInterrupt) as error:  # user code runs here too
-            self._leave_or_cancel(peer, call, error)
-            return
-        except Exception as error:  # an unserialisable or too large result is the task's error
-            self.fail(peer, call, error, start)
-            return
+        values, refs = self._encode_all(results)
         if refs:
             self.unsettled[call.id] = (peer, refs)
         value = values[0]
         if returns == 1 and not (value.buffers or value.contains or value.block):
-            self.send(peer, Done(call.id, value.data, us))
-        else:
-            self.send(peer, DoneMany(call.id, values, us))
+            return Done(call.id, value.data, us)
+        return DoneMany(call.id, values, us)
 
     def _encode_all(self, results: list[Any]) -> tuple[list[Value], list[Any]]:
         values, refs = [], []
@@ -376,10 +398,11 @@ class Execution:
         self, peer: bytes, call: Call | ActorCall, error: BaseException, start: float
     ) -> None:
         """Answer a call with an error."""
-        us = int((perf_counter() - start) * 1e6)
-        self.finished += 1
+        end = perf_counter()
         self.consumed.pop(call.id, None)
-        self.send(peer, DoneMany(call.id, [self.error_value(error, self.title(call))], us))
+        self.note(call, start, end, describe(error))
+        value = self.error_value(error, self.title(call))
+        self.send(peer, DoneMany(call.id, [value], int((end - start) * 1e6)))
 
     def error_value(self, error: BaseException, title: str) -> Value:
         """An exception as a value that travels."""
@@ -447,6 +470,12 @@ class Execution:
         assert self.replay is not None
         self.actor = self.replay.restore(cls, message, fd)
         self._introduce()
+
+    def note_created(self, create: CreateActor, error: str) -> None:
+        """Keep a record of the actor's making, which has ended."""
+        if not is_quiet(create.id):
+            submitted, end = create.options["submitted"], perf_counter()
+            self.events.append((create.id, None, submitted, self.begun, 0.0, end, end, error))
 
     def is_async(self) -> bool:
         """Whether the actor has coroutine methods."""

@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Callable
 from functools import partial
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import msgspec
@@ -34,6 +34,7 @@ from engine.core.control import (
     Forked,
     Gathered,
     Hello,
+    History,
     Kept,
     KillActor,
     KillWorker,
@@ -84,7 +85,7 @@ class Process:
 
     __slots__ = (
         *("connection", "environment", "error", "expected", "kind", "notebook", "peers", "pid"),
-        *("pidfd", "shared"),
+        *("pidfd", "shared", "started"),
     )
 
     def __init__(self, kind: str, connection: Connection | None, pid: int) -> None:
@@ -98,6 +99,7 @@ class Process:
         self.environment = b""
         self.notebook: Notebook | None = None
         self.shared = 0  # bytes of memory that a worker had from its zygote
+        self.started = time()
 
 
 class Node:
@@ -128,6 +130,7 @@ class Node:
         self.memory = MemoryWatch(self, start["memory_limit"])
         self._processes: dict[bytes, Process] = {}
         self._dead: dict[bytes, tuple[int, str]] = {}
+        self.started = time()
         self.stopping = ""
         self._ending = False
         self._zygote = b"zygote--"
@@ -167,6 +170,7 @@ class Node:
             SegmentsReturned: self._on_segments_returned,
             CensusReply: self._on_census,
             Gathered: self.gatherings.on_gathered,
+            History: lambda peer, message: self.services.inventory.keep(message),
             Kept: lambda peer, message: self.machine.on_kept(peer, perf_counter()),
             Leaving: lambda peer, message: self.machine.on_leaving(peer, perf_counter()),
             LogShown: lambda peer, message: self.logs.on_shown(message),
@@ -302,6 +306,7 @@ class Node:
         if worker is None and not self.machine.on_start_failed(now, record.environment, cause):
             self.stopping = f"its workers die before they begin: the last (pid {died.pid}) {cause}"
             sys.stderr.write(f"penstock: the node ends: {self.stopping}\n")
+        self.services.inventory.on_died(died, worker, bool(record.expected))
         self._dead[process] = (record.pid, died.cause)
         if len(self._dead) > _DEAD_KEPT:
             del self._dead[next(iter(self._dead))]
@@ -571,6 +576,9 @@ class Node:
         """Memory that the object store really takes."""
         return self._files.touched()
 
-    def processes(self) -> list[tuple[bytes, str, int]]:
-        """Id, kind and pid of every process."""
-        return [(one, record.kind, record.pid) for one, record in self._processes.items()]
+    def processes(self) -> list[tuple[bytes, str, int, float]]:
+        """Id, kind, pid and start (wall clock) of every process."""
+        return [
+            (one, record.kind, record.pid, record.started)
+            for one, record in self._processes.items()
+        ]

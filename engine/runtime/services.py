@@ -1,4 +1,4 @@
-"""What the node answers to a `Request`: segments, names, and its state."""
+"""What the node answers to a `Request`: segments, names, resources and reasons."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine.core.control import Request
 from engine.core.spill import SPILL_STATISTICS
 from engine.runtime.groups import GroupServices
+from engine.runtime.inventory import Inventory
 
 if TYPE_CHECKING:
     from engine.runtime.node import Node
@@ -22,6 +23,7 @@ class Services:
     def __init__(self, node: Node) -> None:
         self._node = node
         self.groups = GroupServices(node)
+        self.inventory = Inventory(node)
         self._handlers: dict[str, Callable[..., None]] = {
             "segment": self._segment,
             "withdraw": self._withdraw,
@@ -31,10 +33,10 @@ class Services:
             "find_actor": self._find_actor,
             "list_named": self._list_named,
             "preload": self._preload,
-            "gather": self._gather,
+            "gather": self.inventory.gather,
             "resources": self._resources,
             "nodes": self._nodes,
-            "state": self._state,
+            "state": self.inventory.answer,
             "why": self._why,
             "logs": self._logs,
             "log": self._log,
@@ -124,14 +126,6 @@ class Services:
         self._node.preload(modules)
         self._node.reply(peer, number, None)
 
-    def _gather(self, peer: bytes, number: int, about: str) -> None:
-        node, now = self._node, perf_counter()
-        others = [one for one in node.members() if one != peer]
-        node.gatherings.ask(about, others, now, lambda found: node.reply(peer, number, found))
-        following = node.gatherings.tick(now)
-        if following is not None:
-            node.reactor.look_at(following)
-
     def _amounts(self) -> dict[str, dict[str, float]]:
         amounts = self._node.machine.pool.statistics()
         for one in amounts.values():  # nobody reserves any of it, so all is available
@@ -148,7 +142,7 @@ class Services:
         """Answered when every process has said what it has spilled."""
         node, now = self._node, perf_counter()
 
-        def reply(found: list[dict[str, int]]) -> None:
+        def reply(found: list[dict[str, int]], _silent: list[bytes]) -> None:
             record = {
                 "NodeID": node.id.hex(),
                 "Alive": True,
@@ -196,28 +190,3 @@ class Services:
             self._fail(peer, number, "ValueError", text)
         else:
             self._node.reply(peer, number, lines)
-
-    def _state(self, peer: bytes, number: int) -> None:
-        node = self._node
-        workers = [
-            {
-                "worker_id": worker.process.hex(),
-                "pid": worker.pid,
-                "use": worker.use or "idle",
-                "blocked": worker.blocked,
-            }
-            for worker in node.machine.workers.values()
-        ]
-        actors = [
-            {
-                "actor_id": actor.hex(),
-                "class_name": record.create.options.get("class", ""),
-                "state": record.state.upper(),
-                "name": record.name[1] if record.name else "",
-                "pid": record.pid,
-                "death_cause": record.cause if record.state == "dead" else "",
-            }
-            for actor, record in node.head.actors.items()
-        ]
-        state = {"workers": workers, "actors": actors, "waiting": node.machine.waiting()}
-        self._node.reply(peer, number, state)

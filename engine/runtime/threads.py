@@ -39,7 +39,7 @@ class ThreadedCalls:
         self._taken = self._seen = 0
         self._step = 1
         self._threads = 0
-        self._running: set[bytes] = set()
+        self._running: dict[bytes, float] = {}  # calls, and when each began
 
     def on_consumed(self) -> None:
         """Nothing: a waiting thread looks for itself."""
@@ -51,6 +51,10 @@ class ThreadedCalls:
     def runs(self, call_id: bytes) -> bool:
         """Whether a thread runs the call."""
         return call_id in self._running
+
+    def calls(self) -> list[tuple[bytes, float]]:
+        """Calls that run, with when they began, and those that wait, with 0."""
+        return [*self._running.items(), *((call.id, 0.0) for _peer, call in list(self._calls))]
 
     def interrupt(self, call_id: bytes) -> None:
         """Nothing: a thread cannot be interrupted, only asked (`is_canceled`)."""
@@ -102,9 +106,9 @@ class ThreadedCalls:
                 except IndexError:  # somebody else was faster
                     break
                 self._taken += 1
-                running.add(call.id)
+                running[call.id] = perf_counter()
                 run(peer, call)
-                running.discard(call.id)
+                del running[call.id]
                 if cancelled:
                     cancelled.discard(call.id)
             settle()  # as in the worker's own loop

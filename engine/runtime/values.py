@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from engine import exceptions
@@ -48,6 +49,7 @@ class Values:
         self._config = config
         self._request = request
         self._settle = settle
+        self.on_stored: Callable[[str, float], None] | None = None  # told of large values
         self._lock = lock
         self.look: Callable[[bytes, Block], Block] = lambda object_id, block: block
         self.unseen: deque[bytes] = deque()
@@ -92,7 +94,10 @@ class Values:
         contains = [ref.binary() for ref in encoded.refs] or None
         if inline and encoded.nbytes <= self._config.inline_bytes_max:
             return Value(encoded.data, encoded.inline_buffers(), contains)
+        start = perf_counter()
         block = self.place(encoded.block_bytes(), encoded.write_into)
+        if self.on_stored is not None:
+            self.on_stored(f"store {block.size:,} bytes", start)
         return Value(b"", None, contains, block)
 
     def place(self, size: int, fill: Callable[[memoryview], None]) -> Block:

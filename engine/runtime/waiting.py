@@ -39,6 +39,8 @@ class Waits:
         self._runtime = runtime
         self._entries = runtime.owner.objects.entries
         self._blocked = 0
+        # Calls that wait inside user code, and the verb that they wait in.
+        self.inside: dict[bytes, str] = {}
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
         """The values of the references, in order; raises at the first error among them."""
@@ -134,24 +136,33 @@ class Waits:
             missing -= before - len(pending)
             return missing <= 0
 
-        self.wait(enough, timeout)
+        self.wait(enough, timeout, "wait")
         return _first_ready(waitables, found, count)
 
-    def wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
+    def wait(
+        self, ready: Callable[[], bool], timeout: float | None, verb: str = "get"
+    ) -> bool:
         """Serve the sockets until `ready()` or `timeout` seconds have passed."""
-        deadline = None if timeout is None else perf_counter() + timeout
-        if self._runtime.before_block is None or self._runtime.running is None:
-            return self._runtime.reactor.wait_until(ready, deadline)
-        patience = perf_counter() + _PATIENCE_SECONDS
+        start = perf_counter()
+        deadline = None if timeout is None else start + timeout
+        call = self._runtime.running
+        if self._runtime.before_block is None or call is None:
+            found = self._runtime.reactor.wait_until(ready, deadline)
+            self._runtime.events.waited(verb, start)
+            return found
+        patience = start + _PATIENCE_SECONDS
         if deadline is not None and deadline <= patience:
             return self._runtime.reactor.wait_until(ready, deadline)
         if self._runtime.reactor.wait_until(ready, patience):
             return True
         self._block(+1)
+        self.inside[call.id] = verb
         try:
             return self._runtime.reactor.wait_until(ready, deadline)
         finally:
+            self.inside.pop(call.id, None)
             self._block(-1)
+            self._runtime.events.waited(verb, start)
 
     def _block(self, change: int) -> None:
         with self._runtime.lock:

@@ -54,6 +54,7 @@ from engine.runtime.cancelling import Cancelling
 from engine.runtime.client import Runtime
 from engine.runtime.concurrency import Groups, concurrency_of
 from engine.runtime.environments import set_up
+from engine.runtime.events import describe
 from engine.runtime.execution import Execution
 from engine.runtime.notebook import Notebook
 from engine.runtime.replay import Replay
@@ -93,7 +94,8 @@ class Worker:
         runtime.unclaimed = self.on_message
         runtime.before_block = self._give_back_all
         runtime.on_peer_gone = self._on_peer_gone
-        runtime.records["events"] = self.execution.timeline
+        runtime.views.executing = self._executing
+        runtime.views.name_of = self.execution.name_of
         self.execution.describe = notebook.describe
 
     # ------------------------------------------------------------------ messages (locked)
@@ -286,6 +288,23 @@ class Worker:
             if self.runtime.cancelled:
                 self.runtime.cancelled.discard(call.id)
 
+    def _executing(self) -> list[tuple[bytes, str, float]]:
+        """What runs or waits here, for `engine.state`: (call, state, when it began or 0)."""
+        calls: list[tuple[bytes, float]] = []
+        if self.running is not None:
+            calls.append((self.running[1].id, self.execution.begun))
+        if self.concurrent is not None:
+            calls += self.concurrent.calls()
+        calls += [(one.id, 0.0) for _peer, one in list(self.queue) if type(one) is ActorCall]
+        inside, found = self.runtime.waits.inside, []
+        for call_id, begun in calls:
+            verb = inside.get(call_id)
+            state = f"RUNNING_IN_RAY_{verb.upper()}" if verb else "RUNNING"
+            if not begun:
+                state = "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY"
+            found.append((call_id, state, begun))
+        return found
+
     def _retire(self) -> None:
         """End, unless objects that this process owns or borrows are still held."""
         runtime = self.runtime
@@ -339,17 +358,21 @@ class Worker:
     def _create(self, create: CreateActor) -> None:
         execution = self.execution
         self.running = (b"", create)
+        self.runtime.views.actor_id = create.id
+        execution.begun = perf_counter()
         try:
             self._make(create)
         except SystemExit as error:
             execution.leave(error)
         except BaseException as error:  # the user's constructor: its error is the actor's death
+            execution.note_created(create, describe(error))
             title = f"{create.options.get('class', 'actor')}.__init__"
             changed = ActorChanged(
                 create.id, "dead", cause="its constructor raised",
                 failure=execution.error_value(error, title),
             )
         else:
+            execution.note_created(create, "")
             changed = ActorChanged(create.id, "alive", self.runtime.id)
             self.concurrent = concurrency_of(self, create.options)
         self.running = None
@@ -409,4 +432,6 @@ def main(sock: socket.socket, process: bytes, environment: bytes = b"") -> int:
     runtime.attach(hello)
     with runtime.lock:
         runtime._on_messages(hello, messages[1:])
-    return worker.run()
+    code = worker.run()
+    worker.execution.leave_records()
+    return code

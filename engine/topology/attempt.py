@@ -55,6 +55,7 @@ class Attempt:
                 resources = dict(plan.resources or {})
                 host = _host.options(num_cpus=plan.num_cpus, resources=resources)
                 host._fresh = True
+                host._topology = [name.hex(), plan.topology, plan.name, plan.index, len(plans)]
                 self._actors.append(host.remote(name, plan))
             self._home = client.current()
             ready = [actor.__ray_ready__.remote() for actor in self._actors]

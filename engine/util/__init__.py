@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from engine import state
 from engine.strategies import PlacementGroupSchedulingStrategy
 from engine.util import scheduling_strategies
@@ -46,3 +48,6 @@ __all__ = [
     "share_arrow",
     "state",
 ]
+
+# `from engine.util.state import list_actors` works like `from engine.state import list_actors`.
+sys.modules["engine.util.state"] = state

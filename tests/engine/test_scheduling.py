@@ -58,7 +58,9 @@ def pid() -> int:
 @engine.remote
 def hold(folder: str, name: str) -> str:
     """Run until the folder has a file "go"; tells its devices and process before."""
-    Path(folder, name).write_text(f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()}")
+    written = Path(f"{folder}-{name}")  # and then moved: whoever sees it can read all of it
+    written.write_text(f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()}")
+    written.rename(Path(folder, name))
     eventually(Path(folder, "go").exists, SECONDS)
     return os.environ["CUDA_VISIBLE_DEVICES"]
 

@@ -404,7 +404,9 @@ class Node(Member):
     def _serve_gather(self, peer: bytes, number: int, about: str) -> None:
         now = self.world.clock.now
         others = [one for one in self.members() if one != peer]
-        self.gatherings.ask(about, others, now, lambda found: self.reply(peer, number, found))
+        self.gatherings.ask(
+            about, others, now, lambda found, _silent: self.reply(peer, number, found)
+        )
         self._look_at(self.gatherings.tick(now))
 
     def _serve_resources(self, peer: bytes, number: int) -> None:

@@ -172,7 +172,7 @@ def objects(reports: Iterable[dict[str, Any]], node: bytes) -> list[dict[str, An
     found = []
     for report in reports:
         for row in report["rows"]:
-            object_id, state, size, holder, shared, kinds, local, submitted, borrowers = row
+            object_id, state, size, holder, segment, kinds, local, submitted, borrowers = row
             status = {"ready": "FINISHED", "an error": "FAILED"}.get(state, "PENDING")
             found.append(
                 {
@@ -187,7 +187,8 @@ def objects(reports: Iterable[dict[str, Any]], node: bytes) -> list[dict[str, An
                     "owner_id": owner_of(object_id).hex(),
                     "holder_id": holder.hex() or None,
                     "node_id": node.hex(),
-                    "in_shared_memory": shared,
+                    "in_shared_memory": segment > 0,
+                    "spilled": segment < 0,
                     "local_references": local,
                     "pending_uses": submitted,
                     "borrowers": {one.hex(): count for one, count in borrowers.items()},

@@ -186,7 +186,8 @@ class Inventory:
         return [*found, *reversed(self._dead)]
 
     def _actors(self) -> list[dict[str, Any]]:
-        return [self._actor(one, record) for one, record in self._node.head.actors.items()]
+        records = sorted(self._node.head.actors.items(), key=lambda item: item[1].state == "dead")
+        return [self._actor(one, record) for one, record in records]
 
     def _actor(self, actor: bytes, record: ActorRecord) -> dict[str, Any]:
         options = record.create.options

@@ -150,7 +150,8 @@ class Views:
         if block is None and value is not None:
             size += sum(map(len, value.buffers or ()))
         holder = b"" if value is None else block.holder if block is not None else table.me
+        segment = 0 if block is None else block.segment  # above 0 in memory, below on disk
         return [
-            object_id, state, size, holder, block is not None, kinds, entry.local,
+            object_id, state, size, holder, segment, kinds, entry.local,
             used.get(object_id, 0), dict(entry.borrowers or {}),
         ]  # fmt: skip

@@ -424,11 +424,11 @@ def test_what_is_read_again_comes_back_to_memory(small: Any) -> None:
 
 def test_the_state_says_what_is_where(small: Any) -> None:
     refs = fill(2 * STORE // MIB)
-    records = {one["object_id"]: one for one in engine.state.list_objects()}
+    records = {one["object_id"]: one for one in engine.state.list_objects(limit=1_000, detail=True)}
     first, last = records[refs[0].hex()], records[refs[-1].hex()]
     assert (first["spilled"], first["in_shared_memory"]) == (True, False)
     assert (last["spilled"], last["in_shared_memory"]) == (False, True)
-    assert first["state"] == last["state"] == "ready"
+    assert first["reason"] == last["reason"] == "ready"
 
 
 # ---------------------------------------------------------------------- nobody waits for another

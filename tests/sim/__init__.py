@@ -6,7 +6,9 @@
 `clock`              virtual time: a heap of what happens when
 `network`, `member`  lines between two processes: ordered, delayed, stalled, broken by deaths
 `references`         what `ObjectRef`, handles and the codec are to a process
-`memory`             segments and blocks, and whoever reads one that is gone
+`memory`             blocks of memory and disk, and whoever reads one that is gone
+`values`             allocating, files, views (as `runtime.values`, `memory` and `disk`)
+`spilling`           the thread that copies to disk and back (as `runtime.spilling`)
 `process`, `user`    the edge of a driver or worker (as `runtime.client`), and the public verbs
 `worker`             queue, execution and answers (as `runtime.worker`, `runtime.execution`)
 `node`               the edge of the node (as `runtime.node`, `runtime.services`)

@@ -50,8 +50,6 @@ def error_is_excused(world: World, expect: Expect, error: Failure) -> None:
         good = on["little memory"] and (disk or bool(world.marks[huge]))
     elif kind == "OutOfDiskError":
         good = world.faults.on["disk errors"]
-    elif kind == "SerializationError":
-        good = world.config.frame_bytes_max < 1000  # a constructor's arguments may be too many
     elif kind == "TaskPlacementGroupRemoved":
         good = any(one.removed for one in closure)
     elif kind == "NodeDiedError":

@@ -35,7 +35,7 @@ KINDS = {
 }
 _DEADLY = {"kills", "points", "forks", "exits", "actor kills", "node death"}
 _SHARE = 0.45  # of seeds have a given kind on
-_RARE = {"node death": 0.04, "little memory": 0.25}
+_RARE = {"node death": 0.04, "little memory": 0.35}
 
 
 class Faults:
@@ -96,14 +96,14 @@ class Faults:
             member.frozen_until = world.clock.now + self._draw.expovariate(1 / 0.01)
             world.clock.at(member.frozen_until, member.thaw)
 
-    def at_point(self, process: Any, name: str) -> None:
-        """A named point of a worker's code: it may die here."""
+    def at_point(self, process: Any, name: str, times: int = 1) -> None:
+        """A named point of a worker's code: it may die here; `times` as often where few come."""
         if (
             self.on["points"]
             and self.deaths_left > 0
             and process.kind == "worker"
             and self.active()
-            and self._draw.random() < self._point_rate
+            and self._draw.random() < self._point_rate * times
         ):
             self.deaths_left -= 1
             self._world.mark("fault: points")

@@ -34,15 +34,16 @@ _POINTS = (
 _ERRORS = (
     *("ActorDiedError", "ActorUnavailableError", "NodeDiedError", "ObjectStoreFullError"),
     *("OutOfDiskError",),
-    *("OwnerDiedError", "SerializationError", "TaskCancelledError", "TaskPlacementGroupRemoved"),
+    *("OwnerDiedError", "TaskCancelledError", "TaskPlacementGroupRemoved"),
     *("UserError", "WorkerCrashedError"),
 )
 # Requests and answers that were lost with one of their ends, each way.
 _LOST = ("AddBorrower", "BorrowAck", "Call", "Connect", "Done", "DoneMany", "DropBorrower", "Fetch")
 # Messages of what the simulator does not have: zygotes, logs, topologies, replayed actors.
 _ABSENT = {
-    *("ChannelFrame", "Checkpoint", "CheckpointKept", "Covered", "Fork", "Forked", "Holding"),
-    *("Keep", "KillWorker", "Log", "Order", "Preload", "Preloaded", "ReplayAsk", "ReplayOffer"),
+    *("ChannelFrame", "Checkpoint", "CheckpointKept", "Covered", "Fork", "Forked"),
+    *("History", "Holding", "Keep", "KillWorker", "Leaving", "Log", "LogShown", "Order"),
+    *("Preload", "Preloaded", "ReplayAsk", "ReplayOffer"),
     *("Restore", "Stop"),
 }
 

@@ -134,6 +134,8 @@ class Spilling:
     def _serve(self) -> Steps:
         while self.jobs:
             kind, object_id, block = self.jobs.popleft()
+            yield self._world.faults.disk_seconds()
+            self._world.faults.at_point(self._home, "a copy made", 20)
             if kind == WRITE:
                 yield from self._write(object_id, block)
             else:
@@ -157,7 +159,7 @@ class Spilling:
                 copy = yield from home.values.write(block.size, data, home.id)
             except Failure as error:
                 again, why = clock.now + home.config.spill_retry_seconds, error.text
-        self._world.faults.at_point(home, "a copy made")
+        self._world.faults.at_point(home, "a copy made", 20)
         if copy is not None:
             self._world.mark("spilled" if object_id in machine.held else "spilled in vain")
             machine.on_written(object_id, copy, clock.now)
@@ -184,7 +186,7 @@ class Spilling:
                 copy = None
         except Failure:  # no room; or whoever reads it will see
             self._world.mark("no room to read a value back")
-        faults.at_point(home, "a copy made")
+        faults.at_point(home, "a copy made", 20)
         self._world.mark("read back" if copy is not None else "not read back")
         self._machine.on_read(object_id, copy)
         home.flush()

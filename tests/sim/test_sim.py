@@ -20,12 +20,14 @@ from engine.core.head import HeadMachine
 from engine.core.node import NodeMachine
 from engine.core.objects import ObjectTable
 from engine.core.owner import Owner
+from engine.core.pressure import Pressure
+from engine.core.spill import SpillMachine
 from engine.core.store import SegmentBook
 from engine.core.streams import ItemStreams
 from tests.layout import ROOT
 from tests.sim.__main__ import SEEDS, kept, main
 from tests.sim.marks import required
-from tests.sim.world import Failed, run
+from tests.sim.world import Failed, World, run
 
 FIRST = int(os.environ.get("SIM_FIRST", "0"))
 FRESH, CHUNK = 200, 25
@@ -106,7 +108,29 @@ def _settle_at_once(self: Any, ids: Any, peer: bytes, message: Any, **_in_order:
     return False
 
 
-MISTAKES = {
+def _no_use(self: Any, object_id: bytes, block: Any) -> bool:
+    return False
+
+
+_on_evict = SpillMachine.on_evict
+
+
+def _always_gone(self: Any, peer: bytes, message: Any) -> Any:
+    uses, self.uses = self.uses, {}
+    try:
+        return _on_evict(self, peer, message)
+    finally:
+        self.uses = uses
+
+
+# These show only where memory is short.
+SHORT = {
+    "what a call carries may move": (SpillMachine, "carry", _no_use),
+    "a borrower gives up what it looks at": (SpillMachine, "on_evict", _always_gone),
+    "calls never let go of what they carried": (Owner, "_unload", _nothing),
+    "requests of the dead are kept": (Pressure, "on_died", _nothing),
+}
+MISTAKES = SHORT | {
     "borrowers are not registered": (ObjectTable, "on_add_borrower", _nothing),
     "borrowers are never let go": (ObjectTable, "on_drop_borrower", _nothing),
     "replies do not wait for registrations": (ObjectTable, "after_settled", _settle_at_once),
@@ -122,9 +146,10 @@ MISTAKES = {
 }  # fmt: skip
 
 
-def _run_all(count: int) -> None:
+def _run_all(count: int, short: bool) -> None:
     for seed in range(count):
-        run(seed)
+        if not short or World(seed).faults.on["little memory"]:
+            run(seed)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -132,7 +157,7 @@ def test_a_mistake_in_a_machine_is_found(mistake: str, monkeypatch: pytest.Monke
     machine, name, wrong = MISTAKES[mistake]
     monkeypatch.setattr(machine, name, wrong)
     with pytest.raises(Failed):
-        _run_all(1500)
+        _run_all(3000, mistake in SHORT)
 
 
 def test_a_failed_seed_is_told_and_kept(

@@ -81,7 +81,7 @@ class Workload:
         self._count = draw.choice([8, 25, 60])
         self._deepest = draw.choice([0, 1, 2, 3])
         self._longest = draw.choice([2, 3, 5])
-        self._large = draw.choice([0.2, 0.4, 0.7] if on["little memory"] else [0.0, 0.1, 0.3])
+        self._large = draw.choice([0.4, 0.7, 1.0] if on["little memory"] else [0.0, 0.1, 0.3])
 
     def where(self) -> str:
         """What the driver is doing, for people."""

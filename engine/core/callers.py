@@ -279,6 +279,8 @@ class Callers:
         if task is None or client is None or client.retained is None:
             return task
         if task.answered:
+            if task.brings:
+                self._unload(task)
             return None
         if task.call.seq >= 0:
             if applied:
@@ -347,6 +349,12 @@ class Callers:
         client = self.actors.get(message.actor)
         if client is not None and client.retained is not None:
             client.retained.on_covered(message.seq)
+            if client.queue:  # those that were to be sent again need not be, and hold nothing now
+                left = [
+                    task for task in client.queue
+                    if not task.answered or task.call.seq > message.seq
+                ]  # fmt: skip
+                client.queue = deque(left)
 
     def on_replay_ask(self, peer: bytes, message: ReplayAsk) -> None:
         """An actor that was restored wants to know what we know."""

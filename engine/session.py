@@ -83,6 +83,9 @@ def init(
             ConnectionError when there is none.
         num_cpus: logical CPUs, default those this process may use.
         num_gpus: GPUs, default those that CUDA_VISIBLE_DEVICES shows, or that the machine has.
+            Tasks and actors see those that they were given (CUDA_VISIBLE_DEVICES is set for them);
+            as in Ray, without num_gpus they see none. A process that was given some ends with the
+            work that asked for them, so that their memory is free again.
         resources: further named resources; "memory" is in bytes, default what the object store
             leaves of the machine's.
         labels: labels of this node, for the options `label_selector` and `scheduling_strategy`.

@@ -75,6 +75,7 @@ class Reasons:
         self._patience = patience_seconds
         self._send = send
         self._warned: dict[tuple[Any, ...], None] = {}
+        self._next_look = 0.0
 
     # ------------------------------------------------------------------ asked
 
@@ -132,9 +133,14 @@ class Reasons:
 
         Not for tasks of which others run: those wait for their turn, as a queue does.
         """
+        if now < self._next_look:
+            return
+        self._next_look = now + self._patience / 10  # a thousand actors may wait
         machine, limit = self._machine, now - self._patience
         for demand in machine.demands.values():
-            if demand.since > limit or machine.held(demand.owner, demand.shape):
+            if demand.since > limit:
+                continue
+            if not demand.actor and machine.held(demand.owner, demand.shape):
                 continue
             pool = machine.pool_for(demand)
             if pool is None or not pool.has_room(demand.units) or self._after_group(demand, pool):

@@ -14,7 +14,7 @@ import engine
 from engine import exceptions, state
 from engine.config import Config
 from engine.util import placement_group, remove_placement_group
-from tests.engine.support import eventually, finished_script
+from tests.engine.support import eventually, finished_script, home
 
 SECONDS = 20
 
@@ -85,6 +85,19 @@ def test_what_is_done_or_runs_or_waits_for_others(impatient: Any, tmp_path: Path
     (tmp_path / "go").touch()
     assert impatient.get(first, timeout=SECONDS) == 1
     assert state.why_pending(first) == "ready"
+
+
+def test_an_answer_that_comes_too_late_is_not_kept(impatient: Any) -> None:
+    requests = home().requests
+    late = 0
+    while late < 20:  # an answer may be there already
+        try:
+            requests.ask("why", 0, of=b"", shape=b"")
+        except exceptions.GetTimeoutError:  # what is wanted here
+            late += 1
+    impatient.available_resources()  # answered in order
+    assert not requests._replies
+    assert not requests._abandoned
 
 
 def test_the_driver_is_warned_once_a_kind_of_work(

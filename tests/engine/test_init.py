@@ -107,6 +107,31 @@ def test_the_handler_of_sigterm_comes_and_goes(no_engine: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def test_who_swallows_the_exit_dies_of_the_next_signal(tmp_path: Path) -> None:
+    script = """
+import signal, time
+import engine
+
+engine.init(num_cpus=1)
+try:
+    print("started", flush=True)
+    time.sleep(600)
+except SystemExit as error:
+    print("swallowed", error, flush=True)
+time.sleep(600)
+"""
+    process = run_script(script, tmp_path)
+    try:
+        assert process.stdout is not None
+        for line in ("started", "swallowed 143"):
+            assert process.stdout.readline().strip() == line
+            process.terminate()
+        assert process.wait(SECONDS) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+
+
 TERMINATED = """
 import atexit, json, os, time
 import multiprocessing

@@ -58,9 +58,8 @@ def pid() -> int:
 @engine.remote
 def hold(folder: str, name: str) -> str:
     """Run until the folder has a file "go"; tells its devices and process before."""
-    written = Path(f"{folder}-{name}")  # and then moved: whoever sees it can read all of it
-    written.write_text(f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()}")
-    written.rename(Path(folder, name))
+    facts = f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()}"
+    os.symlink(facts, Path(folder, name))  # there with its content, or not at all
     eventually(Path(folder, "go").exists, SECONDS)
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
@@ -119,7 +118,7 @@ def test_concurrent_tasks_never_share_a_whole_device(machine: Any, tmp_path: Pat
     task = hold.options(num_gpus=1, num_cpus=0)
     refs = [task.remote(str(tmp_path), str(number)) for number in range(5)]
     eventually(lambda: sum(file.name != "go" for file in tmp_path.iterdir()) == 2, SECONDS)
-    running = {file.read_text().split()[0] for file in tmp_path.iterdir()}
+    running = {os.readlink(file).split()[0] for file in tmp_path.iterdir()}
     assert running == {"4", "GPU-abc"}
     (tmp_path / "go").touch()
     assert set(machine.get(refs, timeout=SECONDS)) <= {"4", "GPU-abc"}
@@ -236,7 +235,7 @@ def test_spread_work_never_waits_behind_another_in_one_worker(
     spread = hold.options(scheduling_strategy="SPREAD", num_cpus=0)
     refs = [spread.remote(str(tmp_path), str(number)) for number in range(8)]
     eventually(lambda: len(list(tmp_path.iterdir())) == 8, SECONDS, "all run at the same time")
-    assert len({file.read_text() for file in tmp_path.iterdir()}) == 8
+    assert len({os.readlink(file) for file in tmp_path.iterdir()}) == 8
     (tmp_path / "go").touch()
     machine.get(refs, timeout=SECONDS)
     many = pid.options(scheduling_strategy="SPREAD")

@@ -383,10 +383,13 @@ class NodeMachine:
         One that has run as many calls as it may only lives on, and ends by itself.
         """
         worker = self.workers.get(process)
-        if worker is not None and worker.leaving:
+        if worker is None:
+            return
+        if worker.leaving:
             self._release(worker)
             self.schedule(now)
         elif self.roster.keep(process, now):
+            self._release(worker)  # what it still has: devices
             self.schedule(now)
 
     def on_leaving(self, process: bytes, now: float) -> None:
@@ -434,9 +437,11 @@ class NodeMachine:
         if worker.leaving:  # what it holds (a GPU) is free when the process is gone
             self.roster.end(worker)
             return
-        spent = bool(worker.devices)
+        if worker.devices:  # likewise, and nobody else may find its memory on them
+            self.roster.spend(worker)
+            return
         self._release(worker)
-        self.roster.rest(worker, now, spent)
+        self.roster.rest(worker, now)
         self.schedule(now)
 
     def on_blocked(self, process: bytes, blocked: bool, now: float) -> None:

@@ -144,17 +144,18 @@ class Roster:
         self._idle.remove(worker)
         return worker
 
-    def rest(self, worker: Worker, now: float, spent: bool = False) -> None:
-        """A worker has nothing to do. It ends if it is `spent`, and the oldest if it is too many.
-        """
+    def rest(self, worker: Worker, now: float) -> None:
+        """A worker has nothing to do. If there are too many such, the oldest ends."""
         worker.use, worker.owner, worker.since = "", b"", now
-        worker.weighed = spent
+        worker.weighed = False
         self._idle.append(worker)
-        if spent:
-            worker.environment = _SPENT
-            self.end(worker)
-        elif len(self._idle) > self._config.idle_workers_max:
+        if len(self._idle) > self._config.idle_workers_max:
             self.end(self._idle[0])
+
+    def spend(self, worker: Worker) -> None:
+        """Have a worker end that is not to be used again, also if it has to live on as an owner."""
+        worker.environment = _SPENT
+        self.end(worker)
 
     def unweighed(self) -> list[Worker]:
         """Idle workers whose memory was not looked at since they fell idle; now it is."""

@@ -194,14 +194,22 @@ def test_a_worker_that_was_given_devices_is_not_used_again() -> None:
     assert [grant.devices for grant in grants] == [["0"], ["1"]]
     world.machine.on_lease_return(grants[0].worker, 0.0)
     assert world.take(Retire)
+    assert world.started == [], "its devices are free when it is gone"
+    world.machine.on_kept(grants[0].worker, 0.0)  # or when it lives on, for what it owns
     assert world.started == [b""]
-    world.machine.on_kept(grants[0].worker, 0.0)  # it owns something that is needed
     assert world.grants() == []
     world.ask()
     assert grants[0].worker not in world.grants()
     new = world.come(b"")
     (grant,) = [one for one in world.take(LeaseGrant) if one.worker == new]
     assert grant.devices == ["0"]
+    for worker in [one.worker for one in grants]:
+        world.machine.on_lease_return(worker, 0.0)
+        world.machine.on_died(worker, 0.0)
+    world.machine.on_lease_return(new, 0.0)
+    assert world.machine.pool.free[GPU] == 10_000
+    world.machine.on_died(new, 0.0)
+    assert world.machine.pool.free[GPU] == 20_000
 
 
 def test_who_waits_lends_its_cpus_out_and_keeps_its_devices() -> None:

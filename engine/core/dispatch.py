@@ -170,7 +170,9 @@ class Dispatcher:
             depth = 1 if placing.spread else self._config.pipeline_depth_max
             shape = self._shapes[key] = Shape(key, placing, depth)
             if placing.speculative:
-                shape.watch = Speculation(shape, self._node, self._config, self._send)
+                shape.watch = Speculation(
+                    shape, self._node, self._config, self._send, self._unload
+                )
                 self._watched.append(shape)
         return shape
 

@@ -8,7 +8,8 @@ is near enough, and the path of a call stays as it was.
 A copy goes to another worker where one is free: to an idle lease, or to one asked for with `spare`,
 which never takes anything from others. The first result counts. The other copy is interrupted, then
 its process killed if it has not ended within a grace (it may be stopped), and what it still says is
-dropped. What the arguments keep alive stays until that copy is over too: it may be reading them.
+dropped. What the arguments keep alive stays, where it is, until that copy is over too: it may be
+reading them.
 
 There are two copies at most at a time: what is slow because of its data is slow everywhere. While
 one of them runs, the death of the other costs nothing; it may be replaced, as often as a task may
@@ -40,7 +41,7 @@ _SIBLINGS_KEPT = 101
 class _Twice:
     """A task that runs twice, or did and has one copy left."""
 
-    __slots__ = ("keep", "name", "over", "started", "until", "workers")
+    __slots__ = ("carried", "keep", "name", "over", "started", "until", "workers")
 
     def __init__(self, name: str, worker: bytes) -> None:
         self.name = name
@@ -49,14 +50,21 @@ class _Twice:
         self.over = False  # a result has come; what is left is to end
         self.until = math.inf  # when it is killed
         self.keep: Any = None
+        self.carried: list[bytes] | None = None
 
 
 class Speculation:
     """The siblings of one shape."""
 
     def __init__(
-        self, shape: Shape, node: bytes, config: Config, send: Callable[[bytes, Any], None]
+        self,
+        shape: Shape,
+        node: bytes,
+        config: Config,
+        send: Callable[[bytes, Any], None],
+        unload: Callable[[Task], None] = lambda task: None,
     ) -> None:
+        self._unload = unload
         self._shape = shape
         self._node = node
         self._config = config
@@ -155,7 +163,7 @@ class Speculation:
             return True
         twice.workers.discard(worker)
         if not twice.workers:
-            del self._twice[task.id]
+            self._end(task, twice)
         if twice.over:
             return False
         if failed and task.retry_exceptions and twice.workers:
@@ -163,6 +171,8 @@ class Speculation:
             return False
         self._run_us.append(us)
         twice.over, twice.keep = True, task.keep
+        if twice.workers:
+            twice.carried, task.carried = task.carried, None
         twice.until = now + self._config.speculation_grace_seconds
         for other in twice.workers:
             self._send(other, Cancel(task.id))
@@ -180,8 +190,15 @@ class Speculation:
         if twice.workers:
             self._moved(task, twice)
             return True
-        del self._twice[task.id]
+        self._end(task, twice)
         return twice.over
+
+    def _end(self, task: Task, twice: _Twice) -> None:
+        """The last copy is over."""
+        del self._twice[task.id]
+        if twice.carried is not None:
+            task.carried = twice.carried
+            self._unload(task)
 
     @staticmethod
     def _moved(task: Task, twice: _Twice) -> None:

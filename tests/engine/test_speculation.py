@@ -68,6 +68,7 @@ class World:
         self.made_blocks: set[Block] = set()
         self.results: dict[bytes, list[Value]] = {}
         self.keeps: dict[bytes, weakref.ref[Keep]] = {}
+        self.arguments: dict[bytes, bytes] = {}  # by call: an object in shared memory
         self.killed: list[bytes] = []
         self.names = 0
         self.owner = Owner(
@@ -102,6 +103,10 @@ class World:
         task.keep = keep = Keep()
         self.keeps[number] = weakref.ref(keep)
         self.results[number] = []
+        argument = self.arguments[number] = self.owner.streams._ids.new()
+        block = Block(2, 64 * len(self.arguments), 64, ME)
+        self.owner.objects.add(argument, Value(block=block))
+        task.deps, task.brings = [argument], True
         self.owner.submit(task)
         return number
 
@@ -185,6 +190,8 @@ class World:
             for call in worker.holds():
                 copies[call] = copies.get(call, 0) + 1
                 assert self.keeps[call]() is not None, "arguments let go while a copy may read them"
+                used = self.owner.spill.uses.get(self.arguments[call])
+                assert used, "an argument may be moved while a copy may read it"
         assert max(copies.values(), default=0) <= 2, "three copies"
         assert all(len(found) <= 1 for found in self.results.values()), "two results"
 
@@ -213,6 +220,7 @@ class World:
         kept = {found[0].block for found in self.results.values() if found[0].block}
         assert sorted(map(repr, [*self.free_blocks, *kept])) == sorted(map(repr, self.made_blocks))
         assert not any(keep() for keep in self.keeps.values())
+        assert not self.owner.spill.uses
 
     def rescue(self) -> None:
         """Where both copies of a task are stopped nothing helps but going on."""

@@ -25,6 +25,7 @@ from engine.core.control import (
 from engine.core.dispatch import Dispatcher, Task
 from engine.core.ids import IdSource, owner_of, short
 from engine.core.intensity import Deaths, backoff
+from engine.core.loading import Loader
 from engine.core.logs import quote
 from engine.core.messages import (
     AddBorrower,
@@ -32,7 +33,6 @@ from engine.core.messages import (
     Cancel,
     CancelRequest,
     Covered,
-    Dependencies,
     Done,
     DoneMany,
     DropBorrower,
@@ -51,7 +51,6 @@ from engine.core.messages import (
 from engine.core.objects import ObjectTable
 from engine.core.streams import ItemStream, ItemStreams
 from engine.core.values import (
-    ELSEWHERE,
     ERROR_NONE,
     ERROR_SYSTEM,
     ERROR_USER,
@@ -96,10 +95,10 @@ class Owner:
         self._note = note
         self.objects = ObjectTable(me, send, self._free, make_refs)
         self.spill = self.objects.spill
-        self.dispatch = Dispatcher(node, config, send, definition, self._load, self._unload)
-        self.callers = Callers(
-            me, node, send, self._fail, self._prepare_again, self._load, self._unload
-        )
+        loader = Loader(self.objects, config)
+        self._load, self._unload = both = loader.load, loader.unload
+        self.dispatch = Dispatcher(node, config, send, definition, *both)
+        self.callers = Callers(me, node, send, self._fail, self._prepare_again, *both)
         self.streams = ItemStreams(ids, self.objects, send)
         # References in the last two checkpoints of actors that this process has made.
         self._checkpoint_refs: dict[bytes, deque[Any]] = {}
@@ -281,53 +280,6 @@ class Owner:
                 self._fail(task, value)
                 return False
         return True
-
-    def _load(self, task: Task, lasting: bool = False) -> None:
-        """A call is about to leave: write into it what its arguments are and where they lie.
-
-        Where it says that they lie they stay until it is answered. Only the owner can promise that:
-        for objects of others the reader asks their owner, and for a `lasting` call, which may be
-        read again much later, for all that lies in blocks.
-        """
-        self._unload(task)
-        carried: list[bytes] = []
-        values: list[ObjectValue] = []
-        parts: list[Dependencies] = []
-        room = limit = self._config.frame_bytes_max // 4
-        call = task.call
-        for object_id in task.deps or ():
-            value = self._as_sent(object_id, carried, lasting)
-            nbytes = len(value.data) + sum(map(len, value.buffers or ()))
-            room -= nbytes
-            if room < 0 and lasting:
-                value, room = Value(block=ELSEWHERE), room + nbytes
-            elif room < 0 and values:
-                parts.append(Dependencies(task.id, values))
-                values, room = [], limit
-            values.append(ObjectValue(object_id, value))
-        if task.deps is not None:
-            call.deps, task.parts = values, parts
-        if call.large is not None:
-            large = call.large.id
-            call.large = ObjectValue(large, self._as_sent(large, carried, lasting))
-        task.carried = carried
-
-    def _as_sent(self, object_id: bytes, carried: list[bytes], lasting: bool) -> Value:
-        value = self.objects.entries[object_id].value
-        assert value is not None
-        if value.block is None:
-            return value
-        if lasting or owner_of(object_id) != self.me:
-            return Value(block=ELSEWHERE)
-        if self.spill.carry(object_id, value.block):
-            carried.append(object_id)
-        return value
-
-    def _unload(self, task: Task) -> None:
-        """A call is answered, or will be sent again: what it carried may move."""
-        for object_id in task.carried or ():
-            self.spill.unuse(object_id)
-        task.carried = None
 
     def _start(self, task: Task) -> None:
         self.dispatch.enqueue(task)

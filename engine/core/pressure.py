@@ -210,7 +210,8 @@ class Pressure:
         """Whether it is worth waiting for memory."""
         for member in self._members.values():
             silent = member.asked and now - member.since >= _ANSWER_SECONDS
-            if not silent and (member.asked or member.spilling or member.spillable):
+            able = member.spillable and not member.trouble  # else it has just failed
+            if not silent and (member.asked or member.spilling or able):
                 return True
         if not self._stuck:
             self._stuck = now - self._progress >= self._config.store_patience_seconds

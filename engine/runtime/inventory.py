@@ -120,8 +120,8 @@ class Inventory:
                 "labels": {},
                 "start_time_ms": node.started * 1e3,
                 "end_time_ms": None,
-                "object_store_bytes_used": node.store.used,
-                "object_store_bytes_limit": node.store.limit,
+                "object_store_bytes_used": node.store.memory.used,
+                "object_store_bytes_limit": node.store.memory.limit,
             }
         ]
 

@@ -175,7 +175,7 @@ class MemoryWatch:
         victim = choose(level, holders)
         if victim is not None:
             self._victim, self._victim_until = victim.process, now + _DYING_SECONDS_MAX
-            cause = explain(level, victim, holders, node.store_bytes())
+            cause = explain(level, victim, holders, node.store.touched())
             node.kill(victim.process, cause, "OutOfMemoryError")
 
     def _recycle(self) -> None:

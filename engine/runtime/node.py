@@ -24,7 +24,6 @@ from engine.config import Config
 from engine.core.control import (
     ActorChanged,
     Assigned,
-    Attach,
     Blocked,
     CensusReply,
     Checkpoint,
@@ -49,7 +48,6 @@ from engine.core.control import (
     Reply,
     Request,
     Restore,
-    SegmentDropped,
     SegmentsReturned,
     Stop,
     Welcome,
@@ -59,18 +57,17 @@ from engine.core.gather import Gatherings
 from engine.core.head import ActorRecord, HeadMachine
 from engine.core.messages import FreeBlock
 from engine.core.node import NodeMachine
-from engine.core.pressure import Pressure
-from engine.core.store import SegmentBook
 from engine.runtime import zygote
 from engine.runtime.ending import end_all
 from engine.runtime.logs import WorkerLogs
 from engine.runtime.memory_watch import MemoryWatch, private_bytes
+from engine.runtime.node_store import NodeStore
 from engine.runtime.notebook import Notebook
 from engine.runtime.process import (
     exit_cause,
 )
 from engine.runtime.reactor import Reactor
-from engine.runtime.segments import CheckpointFiles, SegmentFiles
+from engine.runtime.segments import CheckpointFiles
 from engine.runtime.services import Services
 from engine.wire.connection import Connection
 
@@ -120,10 +117,7 @@ class Node:
         )
         self.head = HeadMachine(self, self.config)
         self._checkpoints = CheckpointFiles()
-        self._files = SegmentFiles(start["spill_directory"])
-        self.store = SegmentBook(start["object_store_memory"], self)
-        self.disk = SegmentBook(self._files.disk_limit(self.config), self, sign=-1)
-        self.pressure = Pressure(self.store, self, self.config)
+        self.store = NodeStore(self, start["object_store_memory"], start["spill_directory"])
         self.gatherings = Gatherings(self.send)
         self.services = Services(self)
         self.logs = WorkerLogs(self.reactor, self.config, partial(self.send, self.driver))
@@ -164,11 +158,9 @@ class Node:
             KillWorker: lambda peer, message: self.kill(message.process, message.cause),
             Request: self.services.on_request,
             Stop: self._on_stop,
-            FreeBlock: lambda peer, message: self.book(message.block.segment).on_free(
-                message.block
-            ),
-            SegmentsReturned: self._on_segments_returned,
-            CensusReply: self._on_census,
+            FreeBlock: self.store.on_free,
+            SegmentsReturned: self.store.on_returned,
+            CensusReply: self.store.on_census,
             Gathered: self.gatherings.on_gathered,
             History: lambda peer, message: self.services.inventory.keep(message),
             Kept: lambda peer, message: self.machine.on_kept(peer, perf_counter()),
@@ -319,9 +311,7 @@ class Node:
             now=now, memory=bool(record.error), words=words,
         )  # fmt: skip
         self.reactor.look_at(now)
-        self.store.on_died(process)
-        self.disk.on_died(process)
-        self.pressure.on_died(process, now)
+        self.store.on_died(process, now)
         self.gatherings.on_died(process)
         for orphan in self.machine.workers.values():
             if orphan.owner == process and orphan.use == "lease":
@@ -430,11 +420,7 @@ class Node:
             "labels": self.labels(),
             "driver": self.driver,
             "driver_pid": start["driver_pid"],
-            # A small store is leased in small pieces, so that every process can have some.
-            "segment_bytes": min(self.config.segment_bytes, self.store.limit // 16),
-            "disk_segment_bytes": min(self.config.segment_bytes, self.disk.limit // 16),
-            "store_bytes": self.store.limit,
-            "spill_directory": start["spill_directory"],
+            **self.store.facts(),
             "embedded": True,
         }
 
@@ -442,7 +428,7 @@ class Node:
         if self._ending:
             return self.logs.tick(now)
         looks = [
-            *(self.machine.tick(now), self.pressure.tick(now), self.gatherings.tick(now)),
+            *(self.machine.tick(now), self.store.tick(now), self.gatherings.tick(now)),
             *(self.head.tick(now), self.logs.tick(now), self.memory.tick(now)),
         ]
         return min(look for look in looks if look is not None)
@@ -517,7 +503,7 @@ class Node:
         """Answer a request."""
         self.send(peer, Reply(number, result, error))
 
-    # ------------------------------------------------------------------ store's edge
+    # ------------------------------------------------------------------ processes, for others
 
     def members(self) -> list[bytes]:
         """The processes that may own objects or hold segments: driver and ready workers."""
@@ -531,38 +517,8 @@ class Node:
         record = self._processes.get(process)
         if record is None:
             pid, cause = self._dead.get(process, (0, "is gone"))
-            return f"a {pid=} that {cause}"
+            return f"the process {pid} that {cause}"
         return f"the {record.kind} (pid {record.pid})"
-
-    def book(self, segment: int) -> SegmentBook:
-        """The book that has a segment of this number."""
-        return self.store if segment > 0 else self.disk
-
-    def _on_segments_returned(self, peer: bytes, message: SegmentsReturned) -> None:
-        self.disk.give_back(message.segments, [])
-        self.pressure.on_report(peer, message, perf_counter())
-
-    def _on_census(self, peer: bytes, message: CensusReply) -> None:
-        self.store.on_census(peer, message)
-        self.disk.on_census(peer, message)
-
-    def create_segment(self, segment: int, size: int) -> None:
-        """Make the memory or the file of a segment."""
-        self._files.create(segment, size)
-
-    def drop_segment(self, segment: int) -> None:
-        """Give the memory of a segment back, and have everybody unmap it."""
-        self._files.drop(segment)
-        for process in self.members():
-            self.send(process, SegmentDropped([segment]))
-
-    def attach(self, process: bytes, number: int, segment: int, size: int) -> None:
-        """Answer a request with a segment's descriptor."""
-        self.send_fd(process, Attach(number, segment, size), self._files.duplicate(segment))
-
-    def refuse(self, process: bytes, number: int, text: str) -> None:
-        """Answer a request for memory with an error."""
-        self.reply(process, number, {"kind": "ObjectStoreFullError"}, text)
 
     # ------------------------------------------------------------------ watching workers
 
@@ -571,10 +527,6 @@ class Node:
         record = self._processes[process]
         assert record.notebook is not None  # it came with the worker's hello
         return record.notebook, record.shared
-
-    def store_bytes(self) -> int:
-        """Memory that the object store really takes."""
-        return self._files.touched()
 
     def processes(self) -> list[tuple[bytes, str, int, float]]:
         """Id, kind, pid and start (wall clock) of every process."""

@@ -42,7 +42,8 @@ class SegmentFiles:
 
     def touched(self) -> int:
         """Bytes of memory that the segments really take."""
-        return sum(os.fstat(fd).st_blocks * 512 for fd in self._fds.values())
+        memory = [fd for segment, fd in self._fds.items() if segment > 0]
+        return sum(os.fstat(fd).st_blocks * 512 for fd in memory)
 
     def drop(self, segment: int) -> None:
         """Close the node's descriptor; the memory goes when nobody has it open any more."""

@@ -25,10 +25,10 @@ class Services:
         self.groups = GroupServices(node)
         self.inventory = Inventory(node)
         self._handlers: dict[str, Callable[..., None]] = {
-            "segment": self._segment,
-            "withdraw": self._withdraw,
-            "disk": self._disk,
-            "map": self._map,
+            "segment": node.store.segment,
+            "withdraw": node.store.withdraw,
+            "disk": node.store.disk_segment,
+            "map": node.store.map,
             "reserve_name": self._reserve_name,
             "find_actor": self._find_actor,
             "list_named": self._list_named,
@@ -53,46 +53,6 @@ class Services:
 
     def _fail(self, peer: bytes, number: int, kind: str, text: str) -> None:
         self._node.reply(peer, number, {"kind": kind}, text)
-
-    # ------------------------------------------------------------------ shared memory
-
-    def _segment(self, peer: bytes, number: int, size: int, wish: int, hurry: int) -> None:
-        node, now = self._node, perf_counter()
-        node.pressure.on_request(peer, number, size, wish, hurry, now)
-        following = node.pressure.tick(now)
-        if following is not None:
-            node.reactor.look_at(following)
-
-    def _withdraw(self, peer: bytes, number: int, which: int) -> None:
-        """`which` is a request for a segment; that one is answered, this one is not."""
-        self._node.pressure.on_withdrawn(peer, which, perf_counter())
-
-    def _disk(self, peer: bytes, number: int, size: int, wish: int) -> None:
-        disk = self._node.disk
-        room = disk.limit - disk.used
-        if size > room:
-            text = (
-                f"{size:,} bytes do not fit on disk either: {disk.used:,} of the {disk.limit:,} "
-                "bytes that may be spilled are in use (spilled_bytes_max and spilled_disk_share "
-                "of engine.config.Config)"
-            )
-            self._fail(peer, number, "ObjectStoreFullError", text)
-            return
-        granted = max(size, min(wish, room))
-        try:
-            segment = disk.lease(peer, granted)
-        except OSError as error:  # told to the asker: it knows what needed the space
-            self._fail(peer, number, "OutOfDiskError", str(error))
-            return
-        self._node.attach(peer, number, segment, granted)
-
-    def _map(self, peer: bytes, number: int, segment: int) -> None:
-        size = self._node.book(segment).size(segment)
-        if size:
-            self._node.attach(peer, number, segment, size)
-        else:
-            text = f"segment {segment} is gone, and the object in it with it"
-            self._fail(peer, number, "ObjectLostError", text)
 
     # ------------------------------------------------------------------ names
 
@@ -129,7 +89,7 @@ class Services:
     def _amounts(self) -> dict[str, dict[str, float]]:
         amounts = self._node.machine.pool.statistics()
         for one in amounts.values():  # nobody reserves any of it, so all is available
-            one["object_store_memory"] = float(self._node.store.limit)
+            one["object_store_memory"] = float(self._node.store.memory.limit)
         return amounts
 
     def _resources(self, peer: bytes, number: int) -> None:
@@ -148,11 +108,7 @@ class Services:
                 "Alive": True,
                 "Labels": node.labels(),
                 "Resources": self._amounts()["total"],
-                "object_store_used": node.store.used,
-                "object_store_limit": node.store.limit,
-                "disk_used": node.disk.used,
-                "disk_limit": node.disk.limit,
-                "spill_directory": node.start["spill_directory"],
+                **node.store.statistics(),
             }
             for name in SPILL_STATISTICS:
                 record[name] = sum(one[name] for one in found)

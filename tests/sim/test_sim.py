@@ -17,6 +17,7 @@ import pytest
 
 from engine.core.dispatch import Dispatcher
 from engine.core.head import HeadMachine
+from engine.core.loading import Loader
 from engine.core.node import NodeMachine
 from engine.core.objects import ObjectTable
 from engine.core.owner import Owner
@@ -127,7 +128,7 @@ def _always_gone(self: Any, peer: bytes, message: Any) -> Any:
 SHORT = {
     "what a call carries may move": (SpillMachine, "carry", _no_use),
     "a borrower gives up what it looks at": (SpillMachine, "on_evict", _always_gone),
-    "calls never let go of what they carried": (Owner, "_unload", _nothing),
+    "calls never let go of what they carried": (Loader, "unload", _nothing),
     "requests of the dead are kept": (Pressure, "on_died", _nothing),
 }
 MISTAKES = SHORT | {

@@ -45,6 +45,7 @@ __all__ = [
     "list_nodes",
     "list_objects",
     "list_placement_groups",
+    "list_runtime_envs",
     "list_tasks",
     "list_topologies",
     "list_workers",
@@ -59,7 +60,8 @@ _Filters = Iterable[tuple[str, str, Any]] | None
 
 # Columns of a listing that are shown with detail=True only.
 _DETAIL = {
-    "tasks": {"creation_time_ms", "start_time_ms", "end_time_ms", "error_message", "owner_id"},
+    "tasks": {"creation_time_ms", "start_time_ms", "end_time_ms", "error_message", "owner_id",
+              "required_resources"},
     "actors": {"death_cause", "num_restarts", "is_detached", "required_resources",
                "placement_group_id", "owner_id", "worker_id", "topology"},
     "objects": {"process_id", "local_references", "pending_uses", "borrowers", "reason"},
@@ -126,7 +128,10 @@ _SOURCES: dict[str, Callable[[float], tuple[list[Any], list[int]]]] = {
     "topologies": _topologies,
     **{
         about: _of_node(about)
-        for about in ("actors", "cluster_events", "jobs", "nodes", "placement_groups", "workers")
+        for about in (
+            *("actors", "cluster_events", "jobs", "nodes", "placement_groups", "runtime_envs"),
+            "workers",
+        )
     },
 }
 
@@ -199,8 +204,8 @@ def list_tasks(
     RUNNING_IN_RAY_GET, RUNNING_IN_RAY_WAIT, FINISHED, FAILED. The states that fetch arguments do
     not exist here: they come with the call. `reason` says in words what an open one waits for.
     Further: name, type, attempt_number, worker_id, worker_pid, node_id, actor_id, error_type; with
-    `detail` its times in milliseconds since 1970, error_message and owner_id. The creation of an
-    actor has the actor's id.
+    `detail` its times in milliseconds since 1970, error_message, owner_id and, while it is open,
+    required_resources. The creation of an actor has the actor's id.
     """
     return _list("tasks", filters, limit, timeout, detail, raise_on_missing_output)
 
@@ -217,7 +222,8 @@ def list_objects(
 
     object_size is in bytes, holder_id the process in whose memory it lies. `reference_kinds`: any
     of ACTOR_HANDLE, PINNED_IN_MEMORY (in the owner's shared memory), USED_BY_PENDING_TASK,
-    CAPTURED_IN_OBJECT, LOCAL_REFERENCE; `reference_type` is the first of them.
+    CAPTURED_IN_OBJECT, LOCAL_REFERENCE; `reference_type` is the first of them. `in_shared_memory`
+    and `spilled` say where a value lies that does not travel inside messages.
     """
     return _list("objects", filters, limit, timeout, detail, raise_on_missing_output)
 
@@ -225,7 +231,7 @@ def list_objects(
 def list_actors(
     *, filters: _Filters = None, limit: int = 100, timeout: float = 30, detail: bool = False
 ) -> Listing:
-    """One record an actor, the last 1,000 dead ones included.
+    """One record an actor: those that live, then the last 1,000 that are dead.
 
     `state` is PENDING_CREATION, ALIVE, RESTARTING or DEAD.
     """
@@ -261,6 +267,13 @@ def list_placement_groups(
 ) -> Listing:
     """One record a placement group that is not removed: PENDING or CREATED, and its bundles."""
     return _list("placement_groups", filters, limit, timeout, detail)
+
+
+def list_runtime_envs(
+    *, filters: _Filters = None, limit: int = 100, timeout: float = 30, detail: bool = False
+) -> Listing:
+    """One record a runtime environment that workers live in: what it is, and how many they are."""
+    return _list("runtime_envs", filters, limit, timeout, detail)
 
 
 def list_topologies(

@@ -41,8 +41,12 @@ PROMISED: dict[str, str] = {
         "PlacementGroupSchedulingStrategy"
     ),
     "engine.state": (
-        "get_log list_actors list_logs list_nodes list_objects list_tasks list_workers"
+        "get_actor get_job get_log get_node get_objects get_placement_group get_task get_worker "
+        "list_actors list_cluster_events list_jobs list_logs list_nodes list_objects "
+        "list_placement_groups list_runtime_envs list_tasks list_topologies list_workers "
+        "summarize_actors summarize_objects summarize_tasks why_pending"
     ),
+    "engine.util.state": "list_actors list_objects list_tasks summarize_tasks",
     "engine.testing": "Cluster reference_counts",
     "streaming": (
         "Job collect count count_distinct count_window first from_arrow from_rows generate "

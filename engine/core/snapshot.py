@@ -94,6 +94,7 @@ def _record(task_id: bytes, name: str, kind: str, **known: Any) -> dict[str, Any
         "error_type": None,
         "reason": "",
         "error_message": None,
+        "required_resources": None,
         "creation_time_ms": None,
         "start_time_ms": None,
         "end_time_ms": None,
@@ -112,7 +113,8 @@ def _open(
     pids: dict[bytes, int],
     waiting: dict[tuple[bytes, bytes], str],
 ) -> dict[str, Any]:
-    task_id, name, kind, state, attempts, worker, actor, submitted, reason, asked, parent = row
+    task_id, name, kind, state, attempts, worker, actor, submitted, reason, *rest = row
+    asked, parent, resources = rest
     begun = 0.0
     if executing is not None:
         state, begun, executor = executing
@@ -125,6 +127,7 @@ def _open(
         state=state,
         reason=waiting.get(tuple(asked), reason) if asked else reason,
         parent_task_id=parent.hex() or None,
+        required_resources=resources,
         actor_id=actor.hex() or None,
         worker_id=worker.hex() or None,
         worker_pid=pids.get(worker),

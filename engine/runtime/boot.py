@@ -9,7 +9,7 @@ import sys
 import msgspec
 
 from engine.runtime.node import Node
-from engine.runtime.process import become_subreaper, raise_descriptor_limit, socket_from
+from engine.runtime.process import become_subreaper, socket_from
 
 __all__ = ["main"]
 
@@ -19,7 +19,6 @@ def main(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     become_subreaper()
-    raise_descriptor_limit()
     sock = socket_from(fd)
     size = int.from_bytes(_exactly(sock, 4), "little")
     start = msgspec.msgpack.decode(_exactly(sock, size))

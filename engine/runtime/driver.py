@@ -28,6 +28,7 @@ from engine.runtime import client, termination
 from engine.runtime.client import Runtime
 from engine.runtime.console import Console
 from engine.runtime.environments import DEVICES
+from engine.runtime.process import raise_descriptor_limit
 from engine.wire.connection import Connection, ConnectionClosed
 
 __all__ = ["Driver", "start", "stop"]
@@ -77,6 +78,7 @@ def start(
     unless they say otherwise.
     """
     global _driver
+    raise_descriptor_limit()  # it has one for each process that it calls, and the node inherits it
     total = psutil.virtual_memory().total
     memory = object_store_memory or max(_STORE_MIN, int(total * _STORE_SHARE))
     left = float(max(0, total - memory))

@@ -5,7 +5,7 @@ Records have the names and, as far as they are true here, the values of Ray's st
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from engine.core.control import History, WorkerDied
+from engine.core.environments import decode_environment
 from engine.core.gather import PATIENCE_SECONDS
 from engine.core.ids import owner_of
 from engine.core.node import Worker
@@ -44,6 +45,7 @@ class Inventory:
             "workers": self._workers,
             "actors": self._actors,
             "placement_groups": self._placement_groups,
+            "runtime_envs": self._runtime_envs,
             "cluster_events": lambda: list(reversed(self._happened)),
             "waiting": self._node.machine.waiting,
         }
@@ -186,8 +188,10 @@ class Inventory:
         return [*found, *reversed(self._dead)]
 
     def _actors(self) -> list[dict[str, Any]]:
-        records = sorted(self._node.head.actors.items(), key=lambda item: item[1].state == "dead")
-        return [self._actor(one, record) for one, record in records]
+        """Those that live first, then the latest."""
+        records = reversed(self._node.head.actors.items())
+        found = [self._actor(one, record) for one, record in records]
+        return sorted(found, key=lambda one: one["state"] == "DEAD")
 
     def _actor(self, actor: bytes, record: ActorRecord) -> dict[str, Any]:
         options = record.create.options
@@ -216,4 +220,18 @@ class Inventory:
         return [
             one.table() | {"bundles": one.bundles, "creator_job_id": self._node.driver.hex()}
             for one in groups
+        ]
+
+    def _runtime_envs(self) -> list[dict[str, Any]]:
+        """Those that live workers have, the empty one left out."""
+        counts = Counter(one.environment for one in self._node.machine.workers.values())
+        return [
+            {
+                "runtime_env": decode_environment(environment),
+                "ref_cnt": count,
+                "success": True,
+                "node_id": self._node.id.hex(),
+            }
+            for environment, count in counts.items()
+            if environment
         ]

@@ -69,7 +69,8 @@ def be_first_to_go() -> None:
 def raise_descriptor_limit() -> None:
     """Allow this process and its children more descriptors, up to what the system permits.
 
-    The node has half a dozen for each worker, and the usual soft limit is 1,024.
+    The node has half a dozen for each worker, the driver one for each process that it calls, and
+    the usual soft limit is 1,024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)

@@ -106,6 +106,7 @@ class Views:
             task.id, task.name, kind, state, task.attempts, task.worker, actor, submitted,
             owner.pending_reason(task.id), owner.waits_for_node(task.id),
             b"" if task.parent is None else task.parent.id,
+            None if task.shape is None else task.shape.placing.resources,
         ]  # fmt: skip
 
     # ------------------------------------------------------------------ objects
@@ -134,7 +135,7 @@ class Views:
         kinds = []
         if object_id in table.farewells:
             kinds.append("ACTOR_HANDLE")
-        if block is not None and owner_of(object_id) == table.me:
+        if block is not None and block.segment > 0 and owner_of(object_id) == table.me:
             kinds.append("PINNED_IN_MEMORY")
         if object_id in used:
             kinds.append("USED_BY_PENDING_TASK")

@@ -94,9 +94,9 @@ class Worker:
         runtime.unclaimed = self.on_message
         runtime.before_block = self._give_back_all
         runtime.on_peer_gone = self._on_peer_gone
+        self.execution.describe = notebook.describe
         runtime.views.executing = self._executing
         runtime.views.name_of = self.execution.name_of
-        self.execution.describe = notebook.describe
 
     # ------------------------------------------------------------------ messages (locked)
 
@@ -256,6 +256,7 @@ class Worker:
             self._create(message)
         elif type(message) is KillActor:
             atexit._run_exitfuncs()
+            self.execution.leave_records()
             self.stopping = message.cause
         elif type(message) is Retire:
             self._retire()
@@ -313,8 +314,9 @@ class Worker:
             if self._is_needed():
                 runtime.send(runtime.node, Kept())
                 self._lingering = self._leaving
-            else:
-                self.stopping = "idle for long"
+                return
+        self.execution.leave_records()
+        self.stopping = "idle for long"
 
     def _is_needed(self) -> bool:
         owner = self.runtime.owner
@@ -432,6 +434,4 @@ def main(sock: socket.socket, process: bytes, environment: bytes = b"") -> int:
     runtime.attach(hello)
     with runtime.lock:
         runtime._on_messages(hello, messages[1:])
-    code = worker.run()
-    worker.execution.leave_records()
-    return code
+    return worker.run()

@@ -298,3 +298,26 @@ def test_a_function_that_captures_data_is_refused(small: Any) -> None:
 
 def test_the_engine_still_works(small: Any) -> None:
     assert small.get(small.put(bytes(500_000))) == bytes(500_000)
+
+
+_MANY = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+import engine
+
+@engine.remote(num_cpus=0)
+class Small:
+    def answer(self):
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 50
+
+engine.init(num_cpus=2)
+actors = [Small.remote() for _ in range(40)]
+assert all(engine.get([actor.answer.remote() for actor in actors], timeout=40))
+engine.shutdown()
+print("all answered")
+"""
+
+
+def test_more_actors_than_the_usual_limit_of_descriptors_has_room_for(tmp_path: Path) -> None:
+    """Forty actors take more than fifty descriptors, in the node and in the driver."""
+    assert "all answered" in finished_script(_MANY, tmp_path)

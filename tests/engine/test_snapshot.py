@@ -25,7 +25,7 @@ def _report(process: bytes, pid: int, **known: Any) -> dict[str, Any]:
 def _owned(state: str = "SUBMITTED_TO_WORKER", attempts: int = 0) -> list[Any]:
     asked = [DRIVER, b"shape"] if state == "PENDING_NODE_ASSIGNMENT" else None
     row = [TASK, "given", "NORMAL_TASK", state, attempts, WORKER, b"", 1.0, "is on its way"]
-    return [*row, asked, b""]
+    return [*row, asked, b"", {"CPU": 1.0}]
 
 
 def _ended(start: float, error: str = "") -> list[Any]:

@@ -87,6 +87,7 @@ def test_a_task_from_its_submission_to_its_end(cluster: Any, tmp_path: Path) -> 
     assert before <= running.creation_time_ms <= running.start_time_ms <= time.time() * 1e3
     assert running.end_time_ms is waiting.start_time_ms is waiting.worker_id is None
     assert running.type == "NORMAL_TASK"
+    assert running.required_resources == {"CPU": 1.0}
     assert "waits for its arguments" in waiting.reason
     assert running.task_id == first.hex()
     (tmp_path / "go").touch()
@@ -220,6 +221,7 @@ def test_tasks_of_other_processes_are_listed(cluster: Any, tmp_path: Path) -> No
     ref = child.remote(str(tmp_path / "go"))
     _task("child", "RUNNING_IN_RAY_GET")
     eventually(lambda: len(_named("grandchild", state="RUNNING")) == 3)
+    assert {one.parent_task_id for one in _named("grandchild")} == {ref.hex()}
     owners = {one.owner_id for one in _named("grandchild")}
     assert owners == {_named("child")[0].worker_id}
     (tmp_path / "go").touch()
@@ -486,6 +488,21 @@ def test_nodes_jobs_and_placement_groups(cluster: Any) -> None:
     cluster.util.remove_placement_group(waiting)
     cluster.util.remove_placement_group(group)
     assert state.get_placement_group(group.id.hex()) is None
+
+
+def test_runtime_environments_in_use(cluster: Any) -> None:
+    @cluster.remote(runtime_env={"env_vars": {"COLOUR": "blue"}})
+    class Coloured:
+        def colour(self) -> str:
+            return os.environ["COLOUR"]
+
+    actor = Coloured.remote()
+    assert cluster.get(actor.colour.remote(), timeout=SECONDS) == "blue"
+    (found,) = [
+        one for one in state.list_runtime_envs()
+        if one.runtime_env == {"env_vars": {"COLOUR": "blue"}}
+    ]  # fmt: skip
+    assert (found.ref_cnt, found.success) == (1, True)
 
 
 class Idle(Member):

@@ -17,8 +17,8 @@ def member_pids() -> list[int]:
     """Processes that host a member of a topology at this moment."""
     return [
         actor["pid"]
-        for actor in state.list_actors()
-        if actor["class_name"] == "MemberActor" and actor["state"] in ("ALIVE", "STARTING")
+        for actor in state.list_actors(filters=[("class_name", "=", "MemberActor")])
+        if actor["state"] in ("ALIVE", "PENDING_CREATION") and actor["pid"]
     ]
 
 

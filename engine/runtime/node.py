@@ -131,7 +131,7 @@ class Node:
         self._successor = b""
         self._preloads: list[str] = []
         self._handlers = self._routes()
-        self._start_zygote()
+        self._start_zygote(driver)
         self._add(self.driver, "driver", driver, start["driver_pid"])
         self._watch_pid(self.driver)
 
@@ -185,12 +185,13 @@ class Node:
 
     # ------------------------------------------------------------------ processes
 
-    def _start_zygote(self) -> None:
+    def _start_zygote(self, driver: socket.socket) -> None:
         mine, theirs = socket.socketpair()
         node_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
             mine.close()
+            driver.close()  # so that its end is the node's end, whoever else lives on
             zygote.serve(theirs, node_pid, self.config.frame_bytes_max)
         theirs.close()
         self._add(self._zygote, "zygote", mine, pid)

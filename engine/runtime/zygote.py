@@ -97,6 +97,7 @@ def _fork(connection: Connection, message: Fork, node_pid: int, frame_max: int) 
         os.close(reader)
         connection.out.append(Forked(message.process, pid))
         return
+    between = os.getpid()
     child = os.fork()
     if child:
         os.write(writer, child.to_bytes(8, "little"))
@@ -104,7 +105,7 @@ def _fork(connection: Connection, message: Fork, node_pid: int, frame_max: int) 
     os.close(writer)
     os.close(reader)
     connection.close()  # with what came for those to be forked next
-    _wait_for_parent(node_pid)
+    _wait_for_parent(between, node_pid)
     if message.zygote:
         gc.unfreeze()
         _loop(socket_from(fd), node_pid, frame_max)
@@ -127,11 +128,10 @@ def _take_streams(out: int, err: int) -> None:
         setattr(sys, f"__{name}__", stream)
 
 
-def _wait_for_parent(node_pid: int) -> None:
-    while os.getppid() != node_pid:  # until the process in between is gone
-        try:
-            os.kill(node_pid, 0)
-        except ProcessLookupError:
+def _wait_for_parent(between: int, node_pid: int) -> None:
+    """Until the process in between is gone; ends this one if it is inherited by a stranger."""
+    while (parent := os.getppid()) != node_pid:
+        if parent != between:  # the node is dead, if not yet collected by its own parent
             os._exit(1)
         os.sched_yield()
     die_with_parent(node_pid)

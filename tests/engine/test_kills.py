@@ -401,3 +401,39 @@ def test_the_death_of_the_node_wakes_who_waits_to_submit(leak_check: None) -> No
             submit_for_ever()
     finally:
         engine.shutdown()
+
+
+def test_a_worker_between_two_forks_does_not_wait_for_a_dead_node(tmp_path: Path) -> None:
+    """The node is killed, and its own parent has not collected it yet."""
+    script = """
+import os, signal
+from engine.runtime.zygote import _wait_for_parent
+
+lives, tied = os.pipe()  # the worker holds `tied` until it ends
+gate, open_gate = os.pipe()
+node = os.fork()
+if node == 0:
+    node_pid = os.getpid()
+    os.close(open_gate)
+    if os.fork() == 0:
+        between = os.getpid()
+        if os.fork() == 0:
+            os.write(tied, b"x")
+            os.read(gate, 1)  # until the node is dead
+            _wait_for_parent(between, node_pid)
+            os._exit(3)
+        os.close(tied)
+        os.read(gate, 1)
+        os._exit(0)
+    os.close(tied)
+    signal.pause()
+os.close(tied)
+os.read(lives, 1)
+os.kill(node, signal.SIGKILL)
+os.waitid(os.P_PID, node, os.WEXITED | os.WNOWAIT)  # dead, and not collected
+os.close(open_gate)
+signal.alarm(10)
+assert not os.read(lives, 1)
+print("ended")
+"""
+    assert "ended" in finished_script(script, tmp_path)

@@ -55,10 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
             report.show("core: what the standard library's figures are", *_labels(results))
     if "limits" in options.parts:
         results["limits"] = core_limits.measure(options.rows, options.scale, results["failures"])
-        report.show("core: what the engine must reach", *core_limits.table(results["limits"]))
+        lines = core_limits.table(results["limits"])
+        report.show("core: what the engine must reach", *lines, part="limits")
     if "profile" in options.parts:
         results["profile"] = core_profile.measure(options.scale)
-        report.show("core: where the time of a call goes", *core_profile.table(results["profile"]))
+        lines = core_profile.table(results["profile"])
+        report.show("core: where the time of a call goes", *lines, part="profile")
     if options.json:
         report.write_json(options.json, results)
     return 1 if results["failures"] else 0

@@ -24,7 +24,8 @@ __all__ = ["KINDS", "measure", "table"]
 KINDS = (
     "pickle",
     "msgspec",
-    "system calls, polling included",
+    "system calls: send and receive",
+    "polling, yielding, locks",
     "bookkeeping (engine.core)",
     "runtime, reactor, connections",
     "API: checks, options, references",
@@ -36,16 +37,16 @@ _ROUNDS = 200_000  # calibration
 
 
 @engine.remote
-def nothing() -> None:
-    return None
+def echo(x: int) -> int:
+    return x
 
 
 @engine.remote(num_cpus=0)
 class Target:
     """Runs calls in a process whose profile can be taken; the tasks' worker has one too."""
 
-    def nothing(self) -> None:
-        return None
+    def echo(self, x: int) -> int:
+        return x
 
     def begin(self, profile: bool) -> None:
         begin(profile)
@@ -82,12 +83,17 @@ def end() -> tuple[float, list[Any]]:
 # -------------------------------------------------------------------------------- workloads
 
 
+def _check(found: Any, wanted: Any) -> None:
+    if found != wanted:
+        raise ValueError(f"wrong result: expected {wanted!r:.80}, found {found!r:.80}")
+
+
 def _tasks(count: int) -> tuple[Callable[[], None], Any, Any]:
-    function, start, stop = nothing, engine.remote(begin), engine.remote(end)
+    wanted, start, stop = list(range(_BATCH)), engine.remote(begin), engine.remote(end)
 
     def run() -> None:
         for _ in range(count // _BATCH):
-            engine.get([function.remote() for _ in range(_BATCH)])
+            _check(engine.get([echo.remote(n) for n in range(_BATCH)]), wanted)
 
     return run, start.remote, stop.remote
 
@@ -96,8 +102,8 @@ def _actor_sync(count: int) -> tuple[Callable[[], None], Any, Any]:
     actor = Target.remote()
 
     def run() -> None:
-        for _ in range(count):
-            engine.get(actor.nothing.remote())
+        for n in range(count):
+            _check(engine.get(actor.echo.remote(n)), n)
 
     return run, actor.begin.remote, actor.end.remote
 
@@ -181,7 +187,7 @@ def _divide(
     return {kind: own[kind] / whole * total for kind in KINDS}
 
 
-_SYSTEM = ("socket", "epoll", "sched_yield", "posix.", "_thread", "select.", "eventfd")
+_POLLS = ("epoll", "sched_yield", "_thread", "select.", "posix.", "acquire", "release")
 
 
 def _kind(file: str, name: str) -> str:
@@ -190,8 +196,10 @@ def _kind(file: str, name: str) -> str:
             return "pickle"
         if "msgspec" in name or "msgpack" in name:
             return "msgspec"
-        if any(word in name for word in _SYSTEM):
-            return "system calls, polling included"
+        if "socket" in name:
+            return "system calls: send and receive"
+        if any(word in name for word in _POLLS):
+            return "polling, yielding, locks"
         return "other built-ins"
     parts = Path(file).parts
     if "benchmarks" in parts:

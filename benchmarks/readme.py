@@ -5,7 +5,9 @@
 
 Between the markers ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` stand the tables of
 ``NAME.json`` as the benchmark showed them, with the machine and the versions, or the text of
-``NAME.txt``. A part without a result file stays empty: no figure is ever typed in by hand.
+``NAME.txt``. Tables of a part of the benchmark stand between ``<!-- NAME/PART:begin -->`` and
+``<!-- NAME/PART:end -->``. A place without a result file stays empty: no figure is ever typed in
+by hand.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from benchmarks.report import markdown, read_json
 __all__ = ["fill", "main", "render"]
 
 RESULTS = ROOT / "benchmarks" / "results"
-PART = re.compile(r"(<!-- (\w+):begin -->\n).*?(<!-- \2:end -->)", re.DOTALL)
+PART = re.compile(r"(<!-- (\w+)((?:/\w+)?):begin -->\n).*?(<!-- \2\3:end -->)", re.DOTALL)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,26 +46,28 @@ def fill(text: str, results: Path) -> str:
     """The text with each marked part rendered from the file of its name in `results`."""
 
     def part(match: re.Match[str]) -> str:
-        begin, name, end = match.groups()
-        return begin + _content(results, name) + end
+        begin, name, part, end = match.groups()
+        return begin + _content(results, name, part.lstrip("/")) + end
 
     return PART.sub(part, text)
 
 
-def _content(results: Path, name: str) -> str:
+def _content(results: Path, name: str, part: str) -> str:
     kept, said = results / f"{name}.json", results / f"{name}.txt"
     if kept.is_file():
-        return render(read_json(kept)) + "\n"
+        return render(read_json(kept), part) + "\n"
     if said.is_file():
         lines = [line.rstrip() for line in said.read_text().strip("\n").splitlines()]
         return "```text\n" + "\n".join(lines) + "\n```\n"
     return ""
 
 
-def render(results: dict[str, Any]) -> str:
-    """The tables of one result file and, below them, what they were measured on."""
+def render(results: dict[str, Any], part: str = "") -> str:
+    """The tables of one part of a result file and, below them, what they were measured on."""
     parts = []
     for table in results["tables"]:
+        if table.get("part", "") != part:
+            continue
         title = f"{table['title'][0].upper()}{table['title'][1:]}."
         parts += [title, markdown(table["columns"], table["rows"])]
     machine = results["machine"]

@@ -72,12 +72,18 @@ def percentiles(values: Sequence[float], *shares: float) -> dict[str, float]:
     return {f"p{share:g}": ordered[min(last, int(share / 100 * len(ordered)))] for share in shares}
 
 
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table for people; the first column is text, the others are figures."""
+def show(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], part: str = ""
+) -> None:
+    """Print a table for people; the first column is text, the others are figures.
+
+    Tables of a `part` stand apart in the README (see `benchmarks.readme`).
+    """
     from rich.console import Console
     from rich.table import Table
 
-    _shown.append({"title": title, "columns": list(columns), "rows": [list(r) for r in rows]})
+    kept = {"title": title, "columns": list(columns), "rows": [list(r) for r in rows]}
+    _shown.append(kept | ({"part": part} if part else {}))
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=index > 0)

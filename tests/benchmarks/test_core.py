@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import core
+from benchmarks import core, core_limits, core_profile
 from benchmarks.peers import Side, SideFailed
 from benchmarks.rows import N_CPU, Rows, Runner
 
@@ -114,6 +114,47 @@ class TestSides:
 @pytest.mark.usefixtures("leak_check")
 def test_every_row_of_ours_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """A smoke run: results are checked, rates are not."""
-    arguments = ["--rows", "^(?!.*gigabytes)", "--scale", "0.01", "--seconds", "0.01"]
+    arguments = ["--parts", "rows", "--rows", "^(?!.*gigabytes)", "--scale", "0.01"]
+    arguments += ["--seconds", "0.01"]
     assert core.main([*arguments, "--trials", "1", "--num-cpus", "2"]) == 0
     assert "failed" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("leak_check")
+def test_every_limit_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """A smoke run of what is quick even so: results are checked, figures are not."""
+    arguments = ["--parts", "limits", "--scale", "0.005", "--rows", "^(?!.*(worker|800 MB))"]
+    assert core.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "failed" not in out
+    assert "1,000 idle actors" in out
+
+
+def test_limits_say_whether_they_are_met() -> None:
+    rows = [
+        {
+            "limit": "start",
+            "figures": {"time": [0.4, 0.6, 0.2], "rate": []},
+            "bounds": {"time": ("<", 0.5, "s"), "rate": (">", 10.0, "a second")},
+        }
+    ]
+    columns, lines = core_limits.table(rows)
+    assert columns == ["what", "must be", "is", "measurements", "met"]
+    assert lines[0] == ["start", "< 0.5 s", "0.4 (0.2-0.6)", "3", "yes"]
+    assert lines[1] == ["start: rate", "> 10 a second", "failed", "", ""]
+
+
+@pytest.mark.usefixtures("leak_check")
+def test_the_parts_of_a_call_add_up() -> None:
+    found = core_profile.measure(0.02)
+    assert list(found) == list(core_profile.WORKLOADS)
+    for workload in found.values():
+        for side in ("driver", "worker"):
+            parts = workload[side]["parts"]
+            assert sum(parts.values()) == pytest.approx(workload[side]["cpu_us"])
+            assert parts["msgspec"] > 0
+        assert workload["driver"]["parts"]["bookkeeping (engine.core)"] > 0
+    columns, lines = core_profile.table(found)
+    assert len(columns) == 5
+    assert all(len(line) == 5 for line in lines)

@@ -30,6 +30,21 @@ def test_tables_machine_and_versions_replace_what_stood_there(
     assert readme.fill(filled, tmp_path) == filled
 
 
+def test_parts_of_a_benchmark_have_places_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_shown", [])
+    report.show("rates", ["row", "ours"], [["calls", "1"]])
+    report.show("limits", ["what", "is"], [["time", "2"]], part="limits")
+    report.write_json(tmp_path / "core.json", {})
+    text = "<!-- core:begin -->\n<!-- core:end -->\n<!-- core/limits:begin -->\n"
+    first, second = readme.fill(text + "<!-- core/limits:end -->\n", tmp_path).split("core:end")
+    assert "Rates." in first
+    assert "Limits." not in first
+    assert "Limits." in second
+    assert "Rates." not in second
+
+
 def test_text_is_quoted_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "demo.txt").write_text("\nfiles  12\n  rows 3  \n")
     assert "```text\nfiles  12\n  rows 3\n```" in readme.fill(TEXT, tmp_path)

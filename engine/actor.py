@@ -389,7 +389,8 @@ class ActorMethod:
             self._check.check(args, kwargs)
         home = runtime()
         handle, options = self._handle, self._options
-        handle._check_home(home)
+        if handle._home() is not home:
+            handle._check_home(home)
         client = handle._client
         limit = handle._pending_max
         if 0 <= limit <= client.pending:
@@ -397,12 +398,13 @@ class ActorMethod:
                 f"{limit} calls of {client.name} are pending here already (max_pending_calls). "
                 "Wait for some of them with engine.wait(), or raise the limit."
             )
-        returns, new_id = 1, home.ids.new
+        returns, seq, new_id = 1, UNNUMBERED, home.ids.new
         if options:
             returns = returns_of(options, None)
+            if options.get("read_only") and client.retained is not None:
+                seq = READS
             if options.get("enable_task_events") is False:
                 new_id = home.ids.quiet
-        seq = READS if options.get("read_only") and client.retained is not None else UNNUMBERED
         call = ActorCall(new_id(), client.id, self._name, b"", seq, returns)
         if returns in (1, STREAMING):
             ids = [call.id]

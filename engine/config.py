@@ -118,8 +118,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     # The last lines on stderr that the error of a crashed worker ends with: a traceback's end.
     log_error_lines: int = 12
     # Records of finished calls that each process keeps for `engine.state` and `engine.timeline`:
-    # about 300 bytes each.
-    task_events_kept: int = 10_000
+    # about 300 bytes each. As many as stay in a core's own cache: with 10,000 each record evicts
+    # something that the call needs, which costs a call of an actor a tenth of its time.
+    task_events_kept: int = 2_000
     # Speculative tasks (`speculative=True`). A task is late beyond this many medians of its
     # siblings: run times of like work seldom spread by more than a factor of two, and a copy too
     # many costs a free worker one task.

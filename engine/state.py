@@ -1,8 +1,9 @@
 """What the engine is doing, under the names of Ray's state API: list, get and summarise.
 
 Every listing is a snapshot, gathered from all processes when asked for: tasks and objects of
-every owner, not only of the caller. Each process keeps the last 10,000 calls it has run; what a
-worker ran that was killed is gone with it, what one ran that ended by itself is kept by its node.
+every owner, not only of the caller. Each process keeps the last calls it has run (2,000, see
+`task_events_kept` of `engine.config.Config`); what a worker ran that was killed is gone with it,
+what one ran that ended by itself is kept by its node.
 A call, method or actor with ``enable_task_events=False`` leaves no record.
 
 A listing is a list of records; a record is a dictionary whose entries are attributes too. All take

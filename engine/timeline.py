@@ -13,7 +13,7 @@ __all__ = ["timeline"]
 
 
 def timeline(filename: str | Path | None = None) -> list[dict[str, Any]]:
-    """The calls that ran lately (the last 10,000 of each process), as Chrome trace events.
+    """The calls that ran lately (the last 2,000 of each process), as Chrome trace events.
 
     Open the file in a trace viewer (``chrome://tracing`` or Perfetto). Each task, actor call and
     actor creation has a phase "fetch" (its arguments are read and unpickled), "run" and
@@ -24,8 +24,9 @@ def timeline(filename: str | Path | None = None) -> list[dict[str, Any]]:
     Args:
         filename: where to write the JSON; None only returns the events.
 
-    Processes that do not answer within 2 s are left out, so is what a killed worker has run. Calls
-    with ``enable_task_events=False`` leave no record.
+    More are kept with ``engine.init(config=Config(task_events_kept=...))``, at a cost. Processes
+    that do not answer within 2 s are left out, so is what a killed worker has run. Calls with
+    ``enable_task_events=False`` leave no record.
     """
     home = runtime()
     reports = home.ask("gather", about="tasks", patience=30.0)["records"]

@@ -20,8 +20,6 @@ __all__ = ["CallEvent", "Events", "describe", "kind_of"]
 
 # Waits and large puts kept: there are few beside calls.
 _SPANS_KEPT = 1_000
-# A wait shorter than this is part of any call, and not worth a line.
-_WAIT_SECONDS_MIN = 1e-3
 _TEXT_MAX = 300
 
 # Id; function key, method name, or None for an actor's constructor, with the name that the call was
@@ -57,11 +55,6 @@ class Events:
     def span(self, what: str, start: float) -> None:
         """Something other than a call that has just ended."""
         self.spans.append((what, start, perf_counter()))
-
-    def waited(self, what: str, start: float) -> None:
-        """A wait has ended; short ones are not kept."""
-        if (end := perf_counter()) - start >= _WAIT_SECONDS_MIN:
-            self.spans.append((what, start, end))
 
 
 def kind_of(call: Any) -> tuple[str, float]:

@@ -27,6 +27,8 @@ __all__ = ["Inventory"]
 
 # Dead processes, and things that have happened, that are told of.
 _PAST_KEPT = 1_000
+# Calls run by workers that have ended: of ten such at least.
+_RECORDS_KEPT = 10_000
 _ACTOR_STATES = {"pending": "PENDING_CREATION", "starting": "PENDING_CREATION"}
 
 
@@ -56,7 +58,7 @@ class Inventory:
         """What a worker that ends has done."""
         self._histories.append(message.record)
         self._kept += len(message.record["ended"])
-        while self._kept > self._node.config.task_events_kept:
+        while self._kept > _RECORDS_KEPT:
             self._kept -= len(self._histories.popleft()["ended"])
 
     def on_died(self, died: WorkerDied, worker: Worker | None, expected: bool) -> None:

@@ -30,6 +30,8 @@ _PATIENCE_SECONDS = 300e-6
 # take as long as _ANSWER_SECONDS if the machine is overloaded.
 _WORTH_ASKING_SECONDS = 0.05
 _ANSWER_SECONDS = 0.5
+# A shorter wait than this is part of any call, and gets no line in the timeline.
+_LONG_SECONDS = 1e-3
 
 
 class Waits:
@@ -145,10 +147,10 @@ class Waits:
         """Serve the sockets until `ready()` or `timeout` seconds have passed."""
         start = perf_counter()
         deadline = None if timeout is None else start + timeout
-        call = self._runtime.running
-        if self._runtime.before_block is None or call is None:
+        if self._runtime.before_block is None or (call := self._runtime.running) is None:
             found = self._runtime.reactor.wait_until(ready, deadline)
-            self._runtime.events.waited(verb, start)
+            if (end := perf_counter()) - start > _LONG_SECONDS:
+                self._runtime.events.spans.append((verb, start, end))
             return found
         patience = start + _PATIENCE_SECONDS
         if deadline is not None and deadline <= patience:
@@ -162,7 +164,7 @@ class Waits:
         finally:
             self.inside.pop(call.id, None)
             self._block(-1)
-            self._runtime.events.waited(verb, start)
+            self._runtime.events.span(verb, start)
 
     def _block(self, change: int) -> None:
         with self._runtime.lock:

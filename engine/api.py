@@ -64,9 +64,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if type(refs) is ObjectRef:
         if timeout is not None:
             _check_timeout(timeout)
-        home = runtime()
-        home.check_known((refs,))
-        return home.get((refs,), timeout)[0]
+        return runtime().get_one(refs, timeout)
     _check_timeout(timeout)
     if isinstance(refs, ObjectRefGenerator):
         return refs

@@ -116,6 +116,7 @@ class Runtime:
         self._entries = self.owner.objects.entries
         self.waits = waiting = Waits(self)
         self.get = waiting.get
+        self.get_one = waiting.get_one
         self.ready_among = waiting.ready_among
         self.wait = waiting.wait
         self.reason = waiting.reason

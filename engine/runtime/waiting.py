@@ -60,6 +60,20 @@ class Waits:
                 out.append(self._runtime.values.materialise(value, ref))
         return out
 
+    def get_one(self, ref: ObjectRef[Any], timeout: float | None) -> Any:
+        """The value of a reference; raises its error, or ValueError when it is not known here."""
+        entry = self._entries.get(ref._id)
+        if entry is None:
+            self._runtime.check_known((ref,))
+        assert entry is not None
+        if entry.value is None:
+            self.wait_for((ref,), [entry], timeout)
+        value = entry.value
+        assert value is not None
+        if value.error == ERROR_NONE and value.block is None:
+            return codec.decode(value.data, value.buffers)
+        return self._runtime.values.materialise(value, ref)
+
     def wait_for(
         self, refs: Sequence[ObjectRef[Any]], found: list[Entry], timeout: float | None
     ) -> None:
@@ -116,12 +130,12 @@ class Waits:
     ) -> list[Any]:
         """The first `count` references and generators (in list order) ready within `timeout`."""
         entries = self._entries
+        ready = self._first_ready(waitables, count)
+        if len(ready) == count:
+            return ready
         found: list[Entry | ItemStream] = [
             entries[one._id] if type(one) is ObjectRef else one._stream for one in waitables
         ]
-        ready = _first_ready(waitables, found, count)
-        if len(ready) == count:
-            return ready
         pending = [entry for entry in found if entry.value is None]
         me = self._runtime.id
         with self._runtime.lock:
@@ -139,7 +153,17 @@ class Waits:
             return missing <= 0
 
         self.wait(enough, timeout, "wait")
-        return _first_ready(waitables, found, count)
+        return self._first_ready(waitables, count)
+
+    def _first_ready(self, waitables: list[Any], count: int) -> list[Any]:
+        entries, ready = self._entries, []
+        for one in waitables:
+            entry = entries[one._id] if type(one) is ObjectRef else one._stream
+            if entry.value is not None:
+                ready.append(one)
+                if len(ready) == count:
+                    break
+        return ready
 
     def wait(
         self, ready: Callable[[], bool], timeout: float | None, verb: str = "get"
@@ -176,15 +200,3 @@ class Waits:
                 self._runtime.reactor.flush()
             elif change < 0 and self._blocked == 0:
                 self._runtime.send(self._runtime.node, Blocked(False))
-
-
-def _first_ready(
-    waitables: list[Any], found: list[Entry | ItemStream], count: int
-) -> list[Any]:
-    ready = []
-    for one, entry in zip(waitables, found, strict=True):
-        if entry.value is not None:
-            ready.append(one)
-            if len(ready) == count:
-                break
-    return ready

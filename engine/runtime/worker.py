@@ -214,7 +214,7 @@ class Worker:
             if queue:
                 self._next()
                 now = perf_counter()
-                if now - last_flush > _REPLY_SECONDS:
+                if not queue or now - last_flush > _REPLY_SECONDS:
                     last_flush = now
                     with reactor.lock:
                         reactor.flush()

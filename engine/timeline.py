@@ -26,8 +26,13 @@ def timeline(filename: str | Path | None = None) -> list[dict[str, Any]]:
 
     More are kept with ``engine.init(config=Config(task_events_kept=...))``, at a cost. Processes
     that do not answer within 2 s are left out, so is what a killed worker has run. Calls with
-    ``enable_task_events=False`` leave no record.
+    ``enable_task_events=False`` leave no record. TypeError for a filename that is no path.
     """
+    if filename is not None and not isinstance(filename, str | Path):
+        raise TypeError(
+            f"engine.timeline: filename={filename!r}, expected a path, or None to get the events "
+            "without writing them"
+        )
     home = runtime()
     reports = home.ask("gather", about="tasks", patience=30.0)["records"]
     with home.lock:

@@ -20,7 +20,8 @@ from engine.util.placement_group import (
 )
 from engine.util.pool import Pool
 from engine.util.queue import Empty, Full, Queue
-from engine.util.replayed import now, random
+from engine.util.replayed import now as now  # by name only: `import *` must not
+from engine.util.replayed import random as random  # hide what a program calls so
 from engine.util.serialization import deregister_serializer, register_serializer
 from engine.util.sharing import SharedArrow, share_arrow
 
@@ -37,10 +38,8 @@ __all__ = [
     "deregister_serializer",
     "get_current_placement_group",
     "get_placement_group",
-    "now",
     "placement_group",
     "placement_group_table",
-    "random",
     "register_joblib",
     "register_serializer",
     "remove_placement_group",

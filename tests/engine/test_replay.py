@@ -492,10 +492,19 @@ class DiesInHooks:
 
 def test_death_while_a_checkpoint_is_taken_or_restored(cluster: Any, tmp_path: Path) -> None:
     actor = engine.remote(max_restarts=-1, checkpoint_every=1)(DiesInHooks).remote(str(tmp_path))
-    for number in range(1, 9):
-        assert engine.get(actor.add.remote(), timeout=SECONDS) == number
+    calls = 0
+
+    def died_while_it_was_restored() -> bool:
+        nonlocal calls
+        calls += 1
+        assert engine.get(actor.add.remote(), timeout=SECONDS) == calls
+        return any(one.name.startswith("restore") for one in tmp_path.iterdir())
+
+    for _ in range(8):
+        died_while_it_was_restored()
+    # A checkpoint is whole only when the actor has been idle at a state in which it died before.
+    eventually(died_while_it_was_restored, SECONDS)
     assert any(one.name.startswith("checkpoint") for one in tmp_path.iterdir())
-    assert any(one.name.startswith("restore") for one in tmp_path.iterdir())
 
 
 def test_a_damaged_checkpoint_is_noticed() -> None:

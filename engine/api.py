@@ -10,6 +10,7 @@ from engine.actor import ActorClass, ActorHandle, find_actor
 from engine.core.control import KillActor
 from engine.functions import RemoteFunction
 from engine.generators import ObjectRefGenerator
+from engine.runtime.durable import put_durable
 from engine.session import runtime
 from engine.store.refs import ObjectRef
 
@@ -85,7 +86,7 @@ def _kind(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def put(value: Any) -> ObjectRef[Any]:
+def put(value: Any, *, durable: bool = False) -> ObjectRef[Any]:
     """Store a value and return a reference to it.
 
     Above 100 KiB it is written to shared memory once and read there by every process of the
@@ -94,9 +95,16 @@ def put(value: Any) -> ObjectRef[Any]:
     ObjectStoreFullError when it is larger than the object store, or when after a while
     (`store_wait_seconds`) there is no room for it in memory or on disk, OutOfDiskError when that is
     because the disk takes no more.
+
+    A value that is put cannot be computed again when it is lost. With `durable` it survives the
+    loss of a copy, since it is kept twice: above 100 KiB the second copy is written to the spill
+    directory at once. And it survives the process that puts it: the driver owns it. (What is
+    inside by reference is not made durable by this.)
     """
     if isinstance(value, ObjectRef):
         raise TypeError("engine.put of an ObjectRef: it is a reference already; pass it on")
+    if durable:
+        return put_durable(runtime(), value)
     return runtime().put(value)
 
 

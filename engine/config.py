@@ -47,6 +47,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     store_patience_seconds: float = 0.2
     # How long a value that can go nowhere else waits for memory.
     store_wait_seconds: float = 10.0
+    # What an owner keeps to make large results again that are lost: about 1.5 KiB a task, and the
+    # arguments that could not be made again. Beyond it the oldest results are not rebuilt. 256 MiB:
+    # a hundred thousand results in blocks, or as much of arguments as may lie in memory unseen. 0
+    # switches it off.
+    lineage_bytes_max: int = 256 << 20
+    # Memory beyond the limit of the store, as a share of it, that only the results of tasks run
+    # again may take: what others wait for must not wait for memory that they hold. One large value
+    # of a common store; what does not fit waits, ahead of all others.
+    recovery_store_share: float = 0.05
     # How long a waiting thread polls before it sleeps. Waking an idle core costs 50-80 us, so a
     # reply that comes within this window is worth the polling.
     spin_seconds: float = 100e-6

@@ -13,7 +13,8 @@
     │   └── ActorUnavailableError       may come back: it is being restarted
     ├── ObjectLostError
     │   ├── OwnerDiedError
-    │   └── ObjectFreedError
+    │   ├── ObjectFreedError
+    │   └── ObjectReconstructionFailedError
     ├── NodeDiedError
     ├── ObjectStoreFullError
     ├── OutOfDiskError
@@ -56,6 +57,7 @@ __all__ = [
     "NodeDiedError",
     "ObjectFreedError",
     "ObjectLostError",
+    "ObjectReconstructionFailedError",
     "ObjectStoreFullError",
     "OutOfBandObjectRefSerializationException",
     "OutOfDiskError",
@@ -246,6 +248,16 @@ class OwnerDiedError(ObjectLostError):
 
 class ObjectFreedError(ObjectLostError):
     """The owner has already released the object."""
+
+
+class ObjectReconstructionFailedError(ObjectLostError):
+    """The value is lost, and what made it cannot run again. The message says how and why.
+
+    It was put (without `durable=True`), or is the result of an actor's method, or an item of a
+    generator; or the task that made it has max_retries=0, or has used them up; or how it was made
+    has been forgotten, because `lineage_bytes_max` was exceeded; or an argument is gone in one of
+    these ways.
+    """
 
 
 class NodeDiedError(EngineError):

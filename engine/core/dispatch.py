@@ -103,7 +103,7 @@ class Lease:
 
     __slots__ = (
         *("drain", "idle_since", "in_flight", "known", "pid", "recalled", "shape", "stuck"),
-        "worker",
+        *("waits", "worker"),
     )
 
     def __init__(self, shape: Shape, worker: bytes, pid: int, known: set[bytes]) -> None:
@@ -114,6 +114,7 @@ class Lease:
         self.drain = False
         self.recalled = False
         self.stuck = False  # runs something long: nothing is sent to wait behind it
+        self.waits = 0  # objects of ours that it waits for
         self.idle_since = 0.0
         self.known = known
 
@@ -204,16 +205,34 @@ class Dispatcher:
         shape.pending.append(task)
         self._request(shape)
 
+    def enqueue_first(self, task: Task) -> None:
+        """A task that others wait for, which were before all that has not begun."""
+        shape: Shape = task.shape
+        if not shape.pending:
+            self.enqueue(task)
+            return
+        task.worker = b""
+        shape.pending.appendleft(task)
+        self._request(shape)
+
     def _ask_first(self, shape: Shape) -> bool:
         """Long tasks, or of unknown length: ask for another worker before queueing behind one."""
         return shape.requested == 0 and not 0 <= shape.mean_us < _LONG_US
 
     def _request(self, shape: Shape) -> None:
         limit = self._config.leases_per_shape_max - len(shape.leases)
+        if limit <= 0:  # those that wait for an object of ours must not keep others from making it
+            limit += sum(lease.waits > 0 for lease in shape.leases.values())
         wanted = min(len(shape.pending), limit)
         if wanted > 0 and (shape.requested == 0 or wanted >= 2 * shape.requested):
             shape.requested = wanted
             self._ask(shape, wanted)
+
+    def on_wait(self, lease: Lease) -> None:
+        """A worker waits for an object of ours."""
+        lease.waits += 1
+        if lease.shape.pending:
+            self._request(lease.shape)
 
     def _ask(self, shape: Shape, wanted: int) -> None:
         if shape.watch is not None:

@@ -13,7 +13,7 @@ from engine.core.dispatch import Task
 from engine.core.ids import owner_of
 from engine.core.messages import Dependencies
 from engine.core.objects import ObjectTable
-from engine.core.values import ELSEWHERE, ObjectValue, Value
+from engine.core.values import ELSEWHERE, ERROR_NONE, ObjectValue, Value
 
 __all__ = ["Loader"]
 
@@ -57,7 +57,8 @@ class Loader:
 
     def _as_sent(self, object_id: bytes, carried: list[bytes], lasting: bool) -> Value:
         value = self._objects.entries[object_id].value
-        assert value is not None
+        if value is None or value.error != ERROR_NONE:  # it has been lost meanwhile
+            return Value(block=ELSEWHERE)
         if value.block is None:
             return value
         if lasting or owner_of(object_id) != self._objects.me:

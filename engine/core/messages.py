@@ -72,6 +72,8 @@ __all__ = [
     "Done",
     "DoneMany",
     "DropBorrower",
+    "Entrust",
+    "Entrusted",
     "Evict",
     "Evicted",
     "Fetch",
@@ -79,6 +81,7 @@ __all__ = [
     "Holding",
     "Item",
     "Keep",
+    "Lost",
     "Message",
     "Order",
     "Recall",
@@ -104,11 +107,13 @@ class Details(msgspec.Struct, array_like=True, gc=False):
 
     `window`: items of a generator that may be unconsumed, 0 for any number. `name`: what the caller
     named the call. `group`: the concurrency group of its actor that it runs in, if not the default.
+    `recovery`: its results were lost, and may use the memory that is reserved for that.
     """
 
     window: int = 0
     name: str = ""
     group: str = ""
+    recovery: bool = False
 
 
 class Call(msgspec.Struct, array_like=True, gc=False, tag=2):
@@ -337,6 +342,33 @@ class Evicted(msgspec.Struct, array_like=True, gc=False, tag=27):
     gone: bool
 
 
+class Lost(msgspec.Struct, array_like=True, gc=False, tag=28):
+    """To the owner: what lies in `block` cannot be read, which was `id`; `why` is for people.
+
+    Answered like a Fetch with this number: with where it lies by then, or what it is anew.
+    """
+
+    id: bytes
+    block: Block
+    why: str
+    number: int
+
+
+class Entrust(msgspec.Struct, array_like=True, gc=False, tag=29):
+    """To the driver: own this value from now on; `spare` is a second copy of it on disk."""
+
+    number: int
+    value: Value
+    spare: Block | None = None
+
+
+class Entrusted(msgspec.Struct, array_like=True, gc=False, tag=30):
+    """The answer to Entrust: the value is object `id`, for which the receiver is registered."""
+
+    number: int
+    id: bytes
+
+
 class FreeBlock(msgspec.Struct, array_like=True, gc=False, tag=25):
     """To the holder (or its node when the holder is dead): the block is free."""
 
@@ -379,6 +411,9 @@ Message = (
     | Fetch
     | Evict
     | Evicted
+    | Lost
+    | Entrust
+    | Entrusted
     | ObjectValue
     | FreeBlock
     | Hello

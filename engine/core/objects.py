@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from engine.core.ids import owner_of
-from engine.core.messages import AddBorrower, BorrowAck, DropBorrower, Evict, Fetch
+from engine.core.lineage import Lineage
+from engine.core.messages import AddBorrower, BorrowAck, DropBorrower, Evict, Fetch, Lost
 from engine.core.spill import SpillMachine
 from engine.core.values import ERROR_NONE, Block, ObjectValue, Value, encode_failure
 
@@ -55,8 +56,10 @@ class ObjectTable:
         send: Callable[[bytes, Any], None],
         free: Callable[[Block], None],
         make_refs: Callable[[list[bytes]], Any],
+        lineage_bytes: int = 0,
     ) -> None:
         self.me = me
+        self.lineage = Lineage(lineage_bytes)
         self.entries: dict[bytes, Entry] = {}
         self._send = send
         self.free = free
@@ -71,14 +74,24 @@ class ObjectTable:
 
     # ------------------------------------------------------------------ owned
 
-    def add(self, object_id: bytes, value: Value | None = None, keep: Any = None) -> Entry:
-        """A new object of ours with one local reference."""
+    def add(
+        self,
+        object_id: bytes,
+        value: Value | None = None,
+        keep: Any = None,
+        spare: Block | None = None,
+    ) -> Entry:
+        """A new object of ours with one local reference; `spare` is a second copy of its value."""
         entry = self.entries[object_id] = Entry(1, value)
         if keep:
             entry.keep = keep
         if value is not None and value.block is not None:
-            self.spill.keep(object_id, value.block)
+            self.spill.keep(object_id, value.block, spare)
         return entry
+
+    def add_pending(self, object_id: bytes) -> None:
+        """An object of ours that was released is wanted again: who asks is about to refer to it."""
+        self.entries[object_id] = Entry(0)
 
     def lend(self, object_id: bytes, value: Value, borrower: bytes) -> None:
         """A value of ours that only `borrower` holds, registered before it hears of it."""
@@ -146,6 +159,21 @@ class ObjectTable:
             entry.fetching = self._fetches
             self._send(owner_of(object_id), Fetch(object_id, entry.fetching))
 
+    def lose(self, object_id: bytes) -> None:
+        """An object of ours has no value any more: it is pending again."""
+        entry = self.entries[object_id]
+        entry.value = entry.keep = None
+
+    def ask_again(self, object_id: bytes, block: Block, why: str) -> None:
+        """Somebody here cannot read a borrowed object in `block`: tell the owner, and ask anew."""
+        entry = self.entries.get(object_id)
+        if entry is None or (entry.value is not None and entry.value.block != block):
+            return  # its place is another one by now
+        entry.value = None
+        self._fetches += 1
+        entry.fetching = self._fetches
+        self._send(owner_of(object_id), Lost(object_id, block, why, entry.fetching))
+
     # ------------------------------------------------------------------ references
 
     def hold(self, object_id: bytes) -> None:
@@ -183,6 +211,8 @@ class ObjectTable:
         if owner == self.me:
             if value is not None and value.block is not None:
                 self.spill.forget(object_id, value.block)
+            if self.lineage.known:
+                self.lineage.forget(object_id)
             farewell = self.farewells.pop(object_id, None)
             if farewell is not None:
                 self._send(*farewell)

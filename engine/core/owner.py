@@ -36,6 +36,8 @@ from engine.core.messages import (
     Done,
     DoneMany,
     DropBorrower,
+    Entrust,
+    Entrusted,
     Evict,
     Evicted,
     Fetch,
@@ -43,13 +45,16 @@ from engine.core.messages import (
     Holding,
     Item,
     Keep,
+    Lost,
     Order,
     ReplayAsk,
     Returned,
     Settled,
 )
 from engine.core.objects import ObjectTable
+from engine.core.rebuild import Rebuild
 from engine.core.streams import ItemStream, ItemStreams
+from engine.core.trust import Trusts
 from engine.core.values import (
     ERROR_NONE,
     ERROR_SYSTEM,
@@ -70,7 +75,8 @@ class Owner:
     `make_refs(ids)` makes the references that a value contains and returns what keeps them;
     `free(block)` frees a block that this process allocated; `definition(key)` is the blob of a
     function; `retry(task, value)` says whether a task that raised is to run again;
-    `note(task, kind, text)` hears of attempts that failed without an answer.
+    `note(task, kind, text)` hears of attempts that failed without an answer; `refs_of(keep)`
+    are the references that a task keeps, by id.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class Owner:
         definition: Callable[[bytes], bytes],
         retry: Callable[[Task, Value], bool],
         note: Callable[[Task, str, str], None] = lambda task, kind, text: None,
+        refs_of: Callable[[Any], dict[bytes, Any]] | None = None,
     ) -> None:
         self.me = me = ids.process
         self._node = node
@@ -93,13 +100,17 @@ class Owner:
         self._free_here = free
         self._retry = retry
         self._note = note
-        self.objects = ObjectTable(me, send, self._free, make_refs)
+        self.objects = ObjectTable(me, send, self._free, make_refs, config.lineage_bytes_max)
         self.spill = self.objects.spill
         loader = Loader(self.objects, config)
         self._load, self._unload = both = loader.load, loader.unload
         self.dispatch = Dispatcher(node, config, send, definition, *both)
         self.callers = Callers(me, node, send, self._fail, self._prepare_again, *both)
         self.streams = ItemStreams(ids, self.objects, send)
+        self.trusts = Trusts(ids, self.objects, send)
+        self.rebuild = Rebuild(
+            self.objects, self.dispatch, self._start_again, refs_of or _by_id, self._is_actor, note
+        )
         # References in the last two checkpoints of actors that this process has made.
         self._checkpoint_refs: dict[bytes, deque[Any]] = {}
         self._dead: dict[bytes, str] = {}  # processes known to be dead, and why
@@ -107,7 +118,10 @@ class Owner:
         self.delayed: list[tuple[float, Task]] = []  # to be tried again then
         self.unfinished = 0
         self.unfinished_bytes = 0
-        self._handlers: dict[type, Callable[[bytes, Any, float], None]] = {
+        self._handlers = self._make_handlers()
+
+    def _make_handlers(self) -> dict[type, Callable[[bytes, Any, float], None]]:
+        return {
             Done: self._on_done,
             DoneMany: self._on_done_many,
             LeaseGrant: lambda peer, message, now: self.dispatch.on_grant(message, now),
@@ -121,10 +135,13 @@ class Owner:
             AddBorrower: self._on_add_borrower,
             BorrowAck: lambda peer, message, now: self.objects.on_borrow_ack(message),
             DropBorrower: lambda peer, message, now: self.objects.on_drop_borrower(peer, message),
-            Fetch: lambda peer, message, now: self.objects.on_fetch(peer, message),
+            Fetch: lambda peer, message, now: self.rebuild.on_fetch(peer, message),
             ObjectValue: lambda peer, message, now: self.objects.on_value(message),
             Evict: lambda peer, message, now: self.objects.on_evict(peer, message),
             Evicted: lambda peer, message, now: self.spill.on_evicted(peer, message),
+            Entrust: self._on_entrust,
+            Entrusted: lambda peer, message, now: self.trusts.on_entrusted(message),
+            Lost: lambda peer, message, now: self.rebuild.on_lost(peer, message),
             FreeBlock: lambda peer, message, now: self._free_here(message.block),
             Unplaceable: lambda peer, message, now: self._on_unplaceable(message),
             WorkerDied: self._on_worker_died,
@@ -269,12 +286,14 @@ class Owner:
         return not self._check_deps(task)
 
     def _check_deps(self, task: Task) -> bool:
-        """All values are there. False when one is an error, which becomes the task's own."""
+        """All values have come. False when one is an error, which becomes the task's own.
+
+        One may be lost again: then the executor asks for it, and waits.
+        """
         entries = self.objects.entries
         for object_id in task.deps or ():
             value = entries[object_id].value
-            assert value is not None
-            if value.error != ERROR_NONE:
+            if value is not None and value.error != ERROR_NONE:
                 if task.actor is not None:  # out of the queue before anybody can send it
                     self.callers.remove(task.actor, task)
                 self._fail(task, value)
@@ -283,6 +302,16 @@ class Owner:
 
     def _start(self, task: Task) -> None:
         self.dispatch.enqueue(task)
+
+    def _start_again(self, task: Task) -> None:
+        """A task whose result is lost: its returns exist, and it does not wait to be admitted."""
+        self.unfinished += 1
+        self.unfinished_bytes += task.nbytes
+        if task.deps is None or not self._wait_for_deps(task, self.dispatch.enqueue_first):
+            self.dispatch.enqueue_first(task)
+
+    def _is_actor(self, object_id: bytes) -> bool:
+        return object_id in self.callers.actors or object_id in self.objects.farewells
 
     def _prepare_again(self, task: Task) -> None:
         """A call of long ago is to be sent again: its arguments may lie elsewhere by now."""
@@ -311,6 +340,7 @@ class Owner:
         if values and values[0].error != ERROR_NONE and self._retry(task, values[0]):
             self._run_again(task)
             return
+        keep, deps = task.keep, task.deps
         self._close(task)
         if values and values[0].error != ERROR_NONE:
             values = [values[0]] * max(1, len(task.returns))
@@ -319,6 +349,8 @@ class Owner:
             self.objects.resolve(object_id, value)
             if value.contains:
                 contained += value.contains
+        if any(value.block is not None for value in values):
+            self.rebuild.keep(task, keep, deps)
         if any(value.contains for value in values):
             settled = Settled(message.id)
             if not self.objects.after_settled(contained, worker, settled):
@@ -434,6 +466,14 @@ class Owner:
         if peer not in self._dead:
             self.objects.on_add_borrower(peer, message)
 
+    def _on_entrust(self, peer: bytes, message: Entrust, now: float) -> None:
+        if peer not in self._dead:
+            self.trusts.on_entrust(peer, message)
+            return
+        for block in (message.value.block, message.spare):  # nobody has a reference
+            if block is not None:
+                self._free(block)
+
     def died_before(self, process: bytes) -> None:
         """Something of a process that is known to be dead came up later."""
         self.objects.on_process_died(process, self._dead[process])
@@ -537,6 +577,10 @@ class Owner:
         if task is None or task.worker or task.missing:
             return None
         return (self.me, task.shape.key) if task.actor is None else (b"", task.actor.id)
+
+
+def _by_id(keep: Any) -> dict[bytes, Any]:
+    return {one.id: one for one in keep}
 
 
 def _cancelled(task: Task) -> Value:

@@ -9,6 +9,9 @@ A request says how long it can do without. `AT_ONCE` never waits. `IF_SOON` (a n
 be written to disk instead) waits while there is hope: while something is being spilled, can be, or
 has become free a moment ago. `AT_ALL` waits for its full time, since it has no other way.
 
+Results of tasks that run again because theirs were lost come first, and have a reserve beyond the
+limit: those that hold the memory may be waiting for them.
+
 Nobody who waits here holds anything that others wait for, except values being looked at and calls
 being run; those that read values never come here.
 
@@ -39,10 +42,17 @@ def spill_batch(config: Config, limit: int) -> int:
 
 
 class _Request:
-    __slots__ = ("hurry", "number", "process", "since", "size", "wish")
+    __slots__ = ("hurry", "number", "process", "recovery", "since", "size", "wish")
 
     def __init__(
-        self, process: bytes, number: int, size: int, wish: int, hurry: int, since: float
+        self,
+        process: bytes,
+        number: int,
+        size: int,
+        wish: int,
+        hurry: int,
+        since: float,
+        recovery: bool,
     ) -> None:
         self.process = process
         self.number = number
@@ -50,6 +60,7 @@ class _Request:
         self.wish = wish
         self.hurry = hurry
         self.since = since
+        self.recovery = recovery
 
 
 class _Member:
@@ -85,16 +96,27 @@ class Pressure:
         self._questions = 0
 
     def on_request(
-        self, process: bytes, number: int, size: int, wish: int, hurry: int, now: float
+        self,
+        process: bytes,
+        number: int,
+        size: int,
+        wish: int,
+        hurry: int,
+        now: float,
+        recovery: bool = False,
     ) -> None:
-        """A process wants a segment of at least `size` bytes, better of `wish`."""
-        request = _Request(process, number, size, wish, hurry, now)
-        if not self._queue and self._grant(request):
+        """A process wants a segment of at least `size` bytes, better of `wish`.
+
+        `recovery`: for the result of a task that runs again.
+        """
+        request = _Request(process, number, size, wish, hurry, now, recovery)
+        if (recovery or not self._queue) and self._grant(request):
             return
         if hurry == AT_ONCE or size > self._book.limit:
             self._refuse(request)
             return
-        self._queue.append(request)
+        first = sum(one.recovery for one in self._queue) if recovery else len(self._queue)
+        self._queue.insert(first, request)
         if not self._short:
             self._short = True
             self._progress = now
@@ -182,7 +204,8 @@ class Pressure:
 
     def _grant(self, request: _Request) -> bool:
         free = self._book.limit - self._book.used
-        if request.size > free:
+        reserve = self._book.reserve if request.recovery else 0
+        if request.size > free + reserve:
             return False
         size = max(request.size, min(request.wish, free) // _PAGE * _PAGE)
         segment = self._book.lease(request.process, size)

@@ -33,12 +33,12 @@ from engine.core.values import Block, Value
 if TYPE_CHECKING:
     from engine.core.objects import Entry
 
-__all__ = ["READ", "SPILL_STATISTICS", "WRITE", "SpillMachine"]
+__all__ = ["COPY", "READ", "SPILL_STATISTICS", "WRITE", "SpillMachine"]
 
-WRITE, READ = "write", "read"
+WRITE, READ, COPY = "write", "read", "copy"
 SPILL_STATISTICS = ("spilled_objects", "spilled_bytes", "written_bytes", "restored_bytes")
 _NOBODY: frozenset[bytes] = frozenset()
-_RESTING, _WRITING, _ASKING, _READING = range(4)
+_RESTING, _WRITING, _ASKING, _READING, _COPYING = range(5)
 # A value read from disk so often is worth memory again, if there is some to spare.
 _HOT_READS = 2
 # Borrowers that have not answered for so long are not counted on.
@@ -49,12 +49,13 @@ class _Held:
     """An object of ours with a block: where it lies, and what is under way with it."""
 
     __slots__ = (
-        *("awaited", "disk", "disturbed", "kept_by", "memory", "reads", "since", "size", "state"),
-        "used",
+        *("awaited", "disk", "disturbed", "kept_by", "memory", "reads", "since", "size", "spare"),
+        *("state", "used"),
     )
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, spare: Block | None = None) -> None:
         self.size = block.size
+        self.spare = spare  # one more copy on disk, which nobody reads while there is another
         self.memory = block if block.segment > 0 else None
         self.disk = block if block.segment < 0 else None
         self.state = _RESTING
@@ -70,7 +71,8 @@ class SpillMachine:
     """The large objects of one process.
 
     `free(block)` gives a block back to its holder. `work(WRITE, id, memory block)` and
-    `work(READ, id, disk block)` have a copy made; `on_written` and `on_read` follow.
+    `work(READ, id, disk block)` have a copy made; `on_written` and `on_read` follow; so does
+    `on_copied` after `work(COPY, id, disk block)`, which makes a spare copy on disk.
     """
 
     def __init__(
@@ -100,9 +102,9 @@ class SpillMachine:
 
     # ------------------------------------------------------------------ life of an object
 
-    def keep(self, object_id: bytes, block: Block) -> None:
-        """An object of ours has got its value, in a block."""
-        held = self.held[object_id] = _Held(block)
+    def keep(self, object_id: bytes, block: Block, spare: Block | None = None) -> None:
+        """An object of ours has got its value, in a block; `spare` is a second copy, on disk."""
+        held = self.held[object_id] = _Held(block, spare)
         self._clock += 1
         held.used = self._clock
         if held.memory is not None:
@@ -127,14 +129,59 @@ class SpillMachine:
             self._free(held.memory)
         if held.disk is not None:
             self._free(held.disk)
+        if held.spare is not None:
+            self._free(held.spare)
 
     def blocks(self) -> list[Block]:
         """Blocks of our objects besides those that their entries name."""
-        return [
+        found = [
             held.disk
             for held in self.held.values()
             if held.memory is not None and held.disk is not None
         ]
+        return found + [held.spare for held in self.held.values() if held.spare is not None]
+
+    def lose(self, object_id: bytes, block: Block) -> bool:
+        """A copy of an object of ours cannot be read. True when there is no other.
+
+        The object is then forgotten here. It may have been another copy than the present ones.
+        """
+        held, entry = self.held.get(object_id), self._entries[object_id]
+        if held is None:  # there is one copy, which stays where it is
+            lost = entry.value is not None and entry.value.block == block
+            if lost:
+                self._free(block)
+            return lost
+        if block == held.memory:
+            self.resident -= held.size
+            held.memory = None
+        elif block == held.disk:
+            held.disk = None
+        else:
+            return False
+        self._moving.discard(object_id)
+        if held.memory is None and held.disk is None and held.spare is None:
+            del self.held[object_id]
+            self._free(block)
+            return True
+        # What is under way with it does not count any more.
+        held.state, held.awaited, held.reads = _RESTING, _NOBODY, 0
+        if held.memory is None and held.disk is None:
+            held.disk, held.spare = held.spare, None
+            assert held.disk is not None
+            held.state = _COPYING
+            self.work(COPY, object_id, held.disk)
+        entry.value = _at(entry.value, held.memory or held.disk)
+        self._free(block)
+        return False
+
+    def on_copied(self, object_id: bytes, block: Block | None) -> None:
+        """There is a second copy again of an object that is to have one; None: it failed."""
+        held = self.held.get(object_id)
+        if held is not None and held.state == _COPYING:
+            held.state, held.spare = _RESTING, block
+        elif block is not None:
+            self._free(block)
 
     # ------------------------------------------------------------------ use
 
@@ -213,7 +260,8 @@ class SpillMachine:
         if held is None or held.memory is not None:
             return
         held.reads += 1
-        if held.reads >= _HOT_READS and not (self.short or self._reading):
+        resting = held.state == _RESTING
+        if held.reads >= _HOT_READS and resting and not (self.short or self._reading):
             assert held.disk is not None
             held.state, self._reading = _READING, object_id
             self.work(READ, object_id, held.disk)
@@ -277,7 +325,7 @@ class SpillMachine:
     def on_written(self, object_id: bytes, block: Block, now: float) -> None:
         """The copy on disk is there."""
         held = self.held.get(object_id)
-        if held is None:  # released meanwhile
+        if held is None or held.state != _WRITING:  # released meanwhile, or lost
             self._free(block)
             return
         self.trouble = ""
@@ -291,7 +339,8 @@ class SpillMachine:
         """No copy could be made; the object stays in memory. Nothing is written before `again`."""
         held = self.held.get(object_id)
         if held is not None:  # else it was released, which may be why
-            held.state = _RESTING
+            if held.state == _WRITING:
+                held.state = _RESTING
             self._moving.discard(object_id)
             self.trouble, self.wait_until = why, again
 
@@ -374,7 +423,7 @@ class SpillMachine:
         """The copy in memory is there; None: there was no room, or it could not be read."""
         self._reading = b""
         held = self.held.get(object_id)
-        if held is None:  # released meanwhile
+        if held is None or held.state != _READING:  # released meanwhile, or lost
             if block is not None:
                 self._free(block)
             return

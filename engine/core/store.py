@@ -59,10 +59,14 @@ class _Segment:
 
 
 class SegmentBook:
-    """All segments of one sort, within `limit` bytes. `sign` is that of their numbers."""
+    """All segments of one sort, within `limit` bytes. `sign` is that of their numbers.
 
-    def __init__(self, limit: int, edge: StoreEdge, sign: int = 1) -> None:
+    `reserve` bytes more are there for those who may use them.
+    """
+
+    def __init__(self, limit: int, edge: StoreEdge, sign: int = 1, reserve: int = 0) -> None:
         self.limit = limit
+        self.reserve = reserve
         self.used = 0
         self._edge = edge
         self._sign = sign
@@ -71,7 +75,7 @@ class SegmentBook:
 
     def lease(self, process: bytes, size: int) -> int:
         """A new segment; the caller has seen that it fits."""
-        assert self.used + size <= self.limit
+        assert self.used + size <= self.limit + self.reserve
         self._count += 1
         segment = self._sign * self._count
         self._edge.create_segment(segment, size)

@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import structs
 
 from engine.core.ids import IdSource
+from engine.core.lineage import STREAM
 from engine.core.messages import Consumed, Item, Settled
 from engine.core.objects import ObjectTable
 from engine.core.values import ERROR_NONE, Value, encode_failure
@@ -87,6 +88,8 @@ class ItemStreams:
         object_id = self._ids.new()
         self._objects.add(object_id)
         self._objects.resolve(object_id, value)
+        if value.block is not None:
+            self._objects.lineage.note(object_id, STREAM)
         stream.ready.append(object_id)
         if value.contains:
             settled = Settled(settle_key(message.id, message.index))

@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from engine.core.dispatch import Task
+from engine.core.lineage import ARGUMENTS
 from engine.core.messages import ActorCall, Call
 from engine.core.values import ELSEWHERE, ObjectValue
 from engine.runtime.client import Runtime
+from engine.runtime.values import Unreadable
 from engine.store import codec
 from engine.store.refs import ObjectRef, adopt
 
@@ -65,6 +67,7 @@ def attach_arguments(
         value = runtime.values.store(encoded)
         with runtime.lock:
             runtime.owner.objects.add(object_id, value, encoded.refs)
+            runtime.owner.objects.lineage.note(object_id, ARGUMENTS)
         refs.append(ObjectRef(object_id))
         call.large = ObjectValue(object_id, value)
         task.nbytes = encoded.nbytes
@@ -105,7 +108,7 @@ def given_arguments(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call of ours as they were given, references (`deps`) in their places."""
     if call.large is not None:
-        payload = runtime.values.materialise(call.large.value, adopt(call.large.id))
+        payload = _read(runtime, call.large)
     elif call.args:
         payload = codec.decode(call.args, call.buffers)
     else:
@@ -124,6 +127,9 @@ def given_arguments(
 
 def _read(runtime: Runtime, found: ObjectValue) -> Any:
     ref = adopt(found.id)
-    if found.value.block == ELSEWHERE:
-        return runtime.get((ref,), None)[0]
-    return runtime.values.materialise(found.value, ref)
+    if found.value.block != ELSEWHERE:
+        try:
+            return runtime.values.materialise(found.value, ref)
+        except Unreadable as lost:
+            runtime.report_lost(ref, lost)
+    return runtime.get((ref,), None)[0]

@@ -223,7 +223,7 @@ class _CheckpointRefs(list[ObjectRef[Any]]):
             )
         if value.error != ERROR_NONE:
             return _own_again, (None, value.data, value.error)
-        return _own_again, (runtime.value_of(ref), b"", ERROR_NONE)
+        return _own_again, (runtime.get((ref,), None)[0], b"", ERROR_NONE)
 
 
 def _own_again(value: Any, data: bytes, error: int) -> ObjectRef[Any]:

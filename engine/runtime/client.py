@@ -48,7 +48,7 @@ from engine.runtime.reactor import Reactor
 from engine.runtime.requests import Requests
 from engine.runtime.shared_memory import SharedMemory
 from engine.runtime.spilling import Spilling
-from engine.runtime.values import Values
+from engine.runtime.values import Unreadable, Values
 from engine.runtime.views import Views
 from engine.runtime.waiting import Waits
 from engine.store import codec
@@ -150,6 +150,7 @@ class Runtime:
             definition=self.definitions.__getitem__,
             retry=self._retry_exception,
             note=self.events.failed,
+            refs_of=lambda keep: {ref.binary(): ref for ref in keep},
         )
 
     def _make_values(self) -> Values:
@@ -471,19 +472,35 @@ class Runtime:
         """Whether the object has a value or an error."""
         return self._entries[ref._id].value is not None
 
-    def value_of(self, ref: ObjectRef[Any]) -> Any:
-        """The value of a ready object; raises its error."""
+    def value_of(self, ref: ObjectRef[Any]) -> tuple[bool, Any]:
+        """Without waiting: (True, the value of an object), or (False, None) if it is not there.
+
+        Raises its error. An object that is found to be lost is on its way once more.
+        """
         value = self._entries[ref._id].value
-        assert value is not None
-        return self.values.materialise(value, ref)
+        if value is None:
+            return False, None
+        try:
+            return True, self.values.materialise(value, ref)
+        except Unreadable as lost:
+            self.report_lost(ref, lost)
+            return False, None
+
+    def report_lost(self, ref: ObjectRef[Any], lost: Unreadable) -> None:
+        """An object cannot be read: have it rebuilt. It is pending from now on, or has an error."""
+        if not self.node_alive:
+            raise lost  # nothing runs any more
+        with self.lock:
+            self.drain()
+            self.owner.rebuild.noticed(ref._id, lost.block, str(lost))
+            self.reactor.flush()
+            self._look_at_leases()
 
     def locate(self, ref: ObjectRef[Any]) -> Value:
         """The stored form of an object; waits for it."""
         entry = self._entries[ref._id]
-        if entry.value is None:
+        while (value := entry.value) is None:
             self._wait_for((ref,), [entry], None)
-        value = entry.value
-        assert value is not None
         if value.error != ERROR_NONE:
             raise self.values.error_of(value)
         return value

@@ -45,15 +45,19 @@ class Disk:
         self._given_up = given_up
         self._lock = threading.Lock()
         self._arena = Arena(process)
+        self._spares = Arena(process)  # second copies, in files where no first ones lie
         self._others: dict[int, DiskSegment] = {}
         # Values read lately that somebody still looks at: those who come later share them.
         self._seen: WeakValueDictionary[Block, Any] = WeakValueDictionary()
 
     # ------------------------------------------------------------------ writing
 
-    def write(self, data: memoryview) -> Block:
-        """Keep a value on disk. Raises OutOfDiskError, or ObjectStoreFullError at the limit."""
-        block = self._allocate(len(data))
+    def write(self, data: memoryview, spare: bool = False) -> Block:
+        """Keep a value on disk, in another file than most if it is a `spare` copy.
+
+        Raises OutOfDiskError, or ObjectStoreFullError at the limit.
+        """
+        block = self._allocate(len(data), self._spares if spare else self._arena)
         pause = _PAUSE_SECONDS
         for left in reversed(range(self._config.spill_attempts_max)):
             try:
@@ -68,9 +72,9 @@ class Disk:
                 return Block(block.segment, block.offset, len(data), self.process, check)
         raise AssertionError("the last try returns or raises")
 
-    def _allocate(self, size: int) -> Block:
+    def _allocate(self, size: int, arena: Arena) -> Block:
         with self._lock:
-            block = self._arena.allocate(size)
+            block = arena.allocate(size)
         if block is not None:
             return block
         need = (size + 63) & -64
@@ -82,8 +86,8 @@ class Disk:
                 text = self._explain(size, text)
             raise getattr(exceptions, kind)(text)
         with self._lock:
-            self._arena.add(DiskSegment(*answer))
-            block = self._arena.allocate(size)
+            arena.add(DiskSegment(*answer))
+            block = arena.allocate(size)
         assert block is not None
         return block
 
@@ -102,8 +106,9 @@ class Disk:
     def free(self, block: Block) -> None:
         """A block of this process is free."""
         with self._lock:
-            self._arena.free(block)
-            gone = self._arena.release_free_segments()
+            arena = self._spares if block.segment in self._spares.segments else self._arena
+            arena.free(block)
+            gone = arena.release_free_segments()
         if gone:
             self._given_up(gone)
 
@@ -129,7 +134,11 @@ class Disk:
         return self._segment(block.segment).duplicate()
 
     def _segment(self, number: int) -> DiskSegment:
-        segment = self._arena.segments.get(number) or self._others.get(number)
+        segment = (
+            self._arena.segments.get(number)
+            or self._spares.segments.get(number)
+            or self._others.get(number)
+        )
         if segment is None:
             answer = self._request("map", segment=number)
             if isinstance(answer, Reply):
@@ -151,6 +160,7 @@ class Disk:
     def close(self) -> None:
         """Close every file."""
         self._arena.close()
+        self._spares.close()
         for segment in self._others.values():
             segment.close()
         self._others.clear()

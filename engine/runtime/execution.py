@@ -367,7 +367,8 @@ class Execution:
                     f"of that many values; it returned {found}"
                 )
             results = list(result)
-        values, refs = self._encode_all(results)
+        recovery = call.details is not None and call.details.recovery
+        values, refs = self._encode_all(results, recovery)
         if refs:
             self.unsettled[call.id] = (peer, refs)
         value = values[0]
@@ -375,7 +376,9 @@ class Execution:
             return Done(call.id, value.data, us)
         return DoneMany(call.id, values, us)
 
-    def _encode_all(self, results: list[Any]) -> tuple[list[Value], list[Any]]:
+    def _encode_all(
+        self, results: list[Any], recovery: bool
+    ) -> tuple[list[Value], list[Any]]:
         values, refs = [], []
         inline = 0
         limit = self.runtime.config.frame_bytes_max // 4
@@ -385,7 +388,7 @@ class Execution:
                 refs += encoded.refs
                 inline += encoded.nbytes
                 # Many small results together may be too much for one frame.
-                values.append(self.runtime.values.store(encoded, inline <= limit))
+                values.append(self.runtime.values.store(encoded, inline <= limit, recovery))
         except BaseException:  # the call fails: nobody will own those stored already
             with self.runtime.lock:
                 for value in values:

@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.store.refs import ObjectRef
@@ -21,27 +22,34 @@ def future_of(runtime: Runtime, ref: ObjectRef[Any]) -> Future[Any]:
     """A future that gets the value or the error of a reference."""
     runtime.check_known((ref,))
     future: Future[Any] = Future()
-
-    def deliver() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(runtime.value_of(ref))
-        except BaseException as error:  # handed to whoever waits on the future
-            future.set_exception(error)
-
-    runtime.when_ready(ref._id, deliver)
+    runtime.when_ready(ref._id, partial(_deliver, runtime, ref, future))
     return future
+
+
+def _deliver(runtime: Runtime, ref: ObjectRef[Any], future: Future[Any]) -> None:
+    if not (future.running() or future.set_running_or_notify_cancel()):
+        return
+    try:
+        there, value = runtime.value_of(ref)
+    except BaseException as error:  # handed to whoever waits on the future
+        future.set_exception(error)
+        return
+    if there:
+        future.set_result(value)
+    else:  # it is lost, and may be there again later
+        runtime.when_ready(ref._id, partial(_deliver, runtime, ref, future))
 
 
 def awaitable(runtime: Runtime, ref: ObjectRef[Any]) -> Generator[Any, None, Any]:
     """What `await ref` runs."""
     runtime.check_known((ref,))
-    if not runtime.is_ready(ref):
+    while True:
+        there, value = runtime.value_of(ref)
+        if there:
+            return value
         arrived, wake = arrival()
         runtime.when_ready(ref._id, wake)
         yield from arrived
-    return runtime.value_of(ref)
 
 
 def arrival() -> tuple[asyncio.Future[None], Callable[[], None]]:

@@ -28,7 +28,8 @@ class NodeStore:
         self._node = node
         self._directory = directory
         self._files = SegmentFiles(directory)
-        self.memory = SegmentBook(limit, self)
+        reserve = int(limit * node.config.recovery_store_share)
+        self.memory = SegmentBook(limit, self, reserve=reserve)
         self.disk = SegmentBook(self._files.disk_limit(node.config), self, sign=-1)
         self.pressure = Pressure(self.memory, self, node.config)
 
@@ -88,10 +89,12 @@ class NodeStore:
 
     # ------------------------------------------------------------------ requests
 
-    def segment(self, peer: bytes, number: int, size: int, wish: int, hurry: int) -> None:
+    def segment(
+        self, peer: bytes, number: int, size: int, wish: int, hurry: int, recovery: bool
+    ) -> None:
         """A process wants memory."""
         now = perf_counter()
-        self.pressure.on_request(peer, number, size, wish, hurry, now)
+        self.pressure.on_request(peer, number, size, wish, hurry, now, recovery)
         following = self.pressure.tick(now)
         if following is not None:
             self._node.reactor.look_at(following)

@@ -63,8 +63,8 @@ class SharedMemory:
         if self.missing or self._waiters:
             self._on_freed()
 
-    def allocate(self, size: int, hurry: int) -> Block:
-        """A block of at least `size` bytes; `hurry` as in `core.pressure`.
+    def allocate(self, size: int, hurry: int, recovery: bool = False) -> Block:
+        """A block of at least `size` bytes; `hurry` and `recovery` as in `core.pressure`.
 
         Raises ObjectStoreFullError when there is none in that time.
         """
@@ -78,11 +78,11 @@ class SharedMemory:
         if not self._growing.acquire(blocking=hurry != AT_ONCE):
             raise exceptions.ObjectStoreFullError("others wait for memory here")
         try:
-            return self._grow(size, hurry)
+            return self._grow(size, hurry, recovery)
         finally:
             self._growing.release()
 
-    def _grow(self, size: int, hurry: int) -> Block:
+    def _grow(self, size: int, hurry: int, recovery: bool) -> Block:
         waiter = _Waiter(size)
         with self._lock:
             self._take_back()
@@ -92,9 +92,13 @@ class SharedMemory:
             self._waiters.append(waiter)
         try:
             need = (size + mmap.PAGESIZE - 1) & -mmap.PAGESIZE
-            wish = max(self._segment_bytes, need)
             answer = self._request(
-                "segment", lambda: waiter.block is not None, size=need, wish=wish, hurry=hurry
+                "segment",
+                lambda: waiter.block is not None,
+                size=need,
+                wish=need if recovery else max(self._segment_bytes, need),
+                hurry=hurry,
+                recovery=recovery,
             )
             if type(answer) is tuple:
                 segment = Segment(*answer)

@@ -8,6 +8,7 @@ memory for a new value writes the value to disk itself (`store`).
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from queue import SimpleQueue
 from time import perf_counter
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from engine import exceptions
 from engine.core.control import ReleaseSegments, SegmentsReturned
 from engine.core.pressure import AT_ONCE, spill_batch
-from engine.core.spill import WRITE
+from engine.core.spill import COPY, WRITE
 from engine.core.values import Block
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Spilling"]
 
+_log = logging.getLogger("engine")
 _STOP_SECONDS = 2.0
 
 
@@ -98,6 +100,8 @@ class Spilling:
             kind, object_id, block = job
             if kind == WRITE:
                 self._write(object_id, block)
+            elif kind == COPY:
+                self._copy(object_id, block)
             else:
                 self._read(object_id, block)
 
@@ -116,6 +120,20 @@ class Spilling:
             else:
                 machine.on_write_failed(object_id, why, again)
         self.relieve()
+
+    def _copy(self, object_id: bytes, block: Block) -> None:
+        """Make a second copy of an object that has lost one."""
+        values, copy = self._runtime.values, None
+        if object_id in self._machine.held:
+            try:
+                copy = values.disk.write(values.raw(block), spare=True)
+            except exceptions.EngineError as error:  # the one copy is still good
+                _log.warning(
+                    "one of the two copies of an object put with durable=True is lost, and no "
+                    "other could be made: %s", error,
+                )  # fmt: skip
+        with self._runtime.lock:
+            self._machine.on_copied(object_id, copy)
 
     def _read(self, object_id: bytes, block: Block) -> None:
         """Bring an object back if there is memory to spare."""

@@ -24,7 +24,15 @@ from engine.store import codec
 from engine.store.arena import Segment
 from engine.store.codec import Encoded
 
-__all__ = ["Values"]
+__all__ = ["Unreadable", "Values"]
+
+
+class Unreadable(exceptions.ObjectLostError):
+    """What lies in `block` cannot be read. Whoever reads tells the owner, and asks again."""
+
+    def __init__(self, why: str, block: Block) -> None:
+        super().__init__(why)
+        self.block = block
 
 
 class Values:
@@ -86,34 +94,39 @@ class Values:
 
     # ------------------------------------------------------------------ storing
 
-    def store(self, encoded: Encoded, inline: bool = True) -> Value:
+    def store(self, encoded: Encoded, inline: bool = True, recovery: bool = False) -> Value:
         """An encoded value as it is kept: inline when small (and allowed), else in a block.
 
+        `recovery`: it replaces one that was lost, and may have memory reserved for that.
         Raises ObjectStoreFullError or OutOfDiskError when it can be kept nowhere.
         """
         contains = [ref.binary() for ref in encoded.refs] or None
         if inline and encoded.nbytes <= self._config.inline_bytes_max:
             return Value(encoded.data, encoded.inline_buffers(), contains)
         start = perf_counter()
-        block = self.place(encoded.block_bytes(), encoded.write_into)
+        block = self.place(encoded.block_bytes(), encoded.write_into, recovery)
         if self.on_stored is not None:
             self.on_stored(f"store {block.size:,} bytes", start)
         return Value(b"", None, contains, block)
 
-    def place(self, size: int, fill: Callable[[memoryview], None]) -> Block:
+    def place(
+        self, size: int, fill: Callable[[memoryview], None], recovery: bool = False
+    ) -> Block:
         """A new block of `size` bytes, written by `fill`: of memory, or of a file when it is short.
 
         Raises ObjectStoreFullError or OutOfDiskError when there is room nowhere.
         """
         self._settle()  # blocks of references that have just died are the warmest
         try:
-            block = self.memory.allocate(size, IF_SOON)
+            block = self.memory.allocate(size, IF_SOON, recovery)
         except exceptions.ObjectStoreFullError:
-            return self._place_elsewhere(size, fill)
+            return self._place_elsewhere(size, fill, recovery)
         fill(self.memory.view(block))
         return block
 
-    def _place_elsewhere(self, size: int, fill: Callable[[memoryview], None]) -> Block:
+    def _place_elsewhere(
+        self, size: int, fill: Callable[[memoryview], None], recovery: bool
+    ) -> Block:
         """There is no memory now: on disk then, or after all in memory."""
         trouble: exceptions.EngineError | None = None
         if size <= self.memory.limit:
@@ -124,7 +137,7 @@ class Values:
             except (exceptions.ObjectStoreFullError, exceptions.OutOfDiskError) as error:
                 trouble = error  # told if memory does not become free either
         try:
-            block = self.memory.allocate(size, AT_ALL)
+            block = self.memory.allocate(size, AT_ALL, recovery)
         except exceptions.ObjectStoreFullError as error:
             if trouble is None:
                 raise
@@ -168,10 +181,14 @@ class Values:
         """A view of the object of `ref`, of which a message says that it lies in `block`.
 
         Writable if it is in shared memory; it stays there as long as anything made from the view.
+        Raises Unreadable when it is lost.
         """
         with self._lock:
             block = self.look(ref._id, block)
-        return self._view(block, ref)
+        try:
+            return self._view(block, ref)
+        except exceptions.ObjectLostError as error:
+            raise Unreadable(str(error), block) from error
 
     def _view(self, block: Block, ref: Any) -> memoryview:
         number = block.segment
@@ -190,11 +207,14 @@ class Values:
         """A view of the object of `ref`, a descriptor of what it lies in, and its offset there.
 
         It lies there as long as anything made from the view is alive. The caller closes the
-        descriptor.
+        descriptor. Raises Unreadable when it is lost.
         """
         with self._lock:
             block = self.look(ref._id, block)
-        view = self._view(block, ref)  # from disk: it has been read, so it is not damaged
+        try:
+            view = self._view(block, ref)  # from disk: it has been read, so it is not damaged
+        except exceptions.ObjectLostError as error:
+            raise Unreadable(str(error), block) from error
         if block.segment < 0:
             return view, self.disk.duplicate(block), block.offset
         answer = self._request("map", segment=block.segment)
@@ -203,7 +223,10 @@ class Values:
         return view, answer[1], block.offset
 
     def materialise(self, value: Value, ref: Any) -> Any:
-        """The Python value of a reference's value; raises when it is an error."""
+        """The Python value of a reference's value; raises when it is an error.
+
+        Raises Unreadable when it is lost.
+        """
         if value.error != ERROR_NONE:
             raise self.error_of(value)
         block = value.block

@@ -15,6 +15,7 @@ from engine.core.ids import owner_of, short
 from engine.core.objects import Entry
 from engine.core.streams import ItemStream
 from engine.core.values import ERROR_NONE
+from engine.runtime.values import Unreadable
 from engine.store import codec
 from engine.store.refs import ObjectRef
 
@@ -48,16 +49,16 @@ class Waits:
         """The values of the references, in order; raises at the first error among them."""
         entries = self._entries
         found = [entries[ref._id] for ref in refs]
+        deadline = None if timeout is None else perf_counter() + timeout
         if any(entry.value is None for entry in found):
             self.wait_for(refs, found, timeout)
         out = []
         for ref, entry in zip(refs, found, strict=True):
             value = entry.value
-            assert value is not None
-            if value.error == ERROR_NONE and value.block is None:
+            if value is not None and value.error == ERROR_NONE and value.block is None:
                 out.append(codec.decode(value.data, value.buffers))
             else:
-                out.append(self._runtime.values.materialise(value, ref))
+                out.append(self._read(ref, entry, deadline))
         return out
 
     def get_one(self, ref: ObjectRef[Any], timeout: float | None) -> Any:
@@ -66,13 +67,26 @@ class Waits:
         if entry is None:
             self._runtime.check_known((ref,))
         assert entry is not None
+        deadline = None if timeout is None else perf_counter() + timeout
         if entry.value is None:
             self.wait_for((ref,), [entry], timeout)
         value = entry.value
-        assert value is not None
-        if value.error == ERROR_NONE and value.block is None:
+        if value is not None and value.error == ERROR_NONE and value.block is None:
             return codec.decode(value.data, value.buffers)
-        return self._runtime.values.materialise(value, ref)
+        return self._read(ref, entry, deadline)
+
+    def _read(self, ref: ObjectRef[Any], entry: Entry, deadline: float | None) -> Any:
+        """A value that was there; what is lost is rebuilt, and waited for until `deadline`."""
+        while True:
+            value = entry.value
+            if value is None:
+                left = None if deadline is None else max(0.0, deadline - perf_counter())
+                self.wait_for((ref,), [entry], left)
+                continue
+            try:
+                return self._runtime.values.materialise(value, ref)
+            except Unreadable as lost:
+                self._runtime.report_lost(ref, lost)
 
     def wait_for(
         self, refs: Sequence[ObjectRef[Any]], found: list[Entry], timeout: float | None

@@ -72,13 +72,12 @@ class DiskSegment:
         except OSError as error:
             raise ObjectLostError(
                 f"a value of {len(into):,} bytes was spilled to disk and cannot be read back: "
-                f"{error}. It has to be computed or put again."
+                f"{error}."
             ) from error
         if found != check:
             raise ObjectLostError(
                 f"a value of {len(into):,} bytes was spilled to disk and is damaged there: its "
-                f"checksum is {found:#010x} and was {check:#010x} when it was written. It has to "
-                "be computed or put again."
+                f"checksum is {found:#010x} and was {check:#010x} when it was written."
             )
 
     def read(self, offset: int, size: int, check: int) -> Any:

@@ -6,6 +6,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from engine.runtime.values import Unreadable
 from engine.session import runtime
 from engine.store import codec
 from engine.store.refs import ObjectRef
@@ -82,8 +83,7 @@ def share_arrow(ref: ObjectRef[Any]) -> SharedArrow:
         )
     home = runtime()
     home.check_known((ref,))
-    block = home.locate(ref).block
-    shared = None if block is None else _share(home, ref)
+    shared = _share(home, ref)
     if shared is None:
         shared = _share(home, _copy(home, home.get((ref,), None)[0]))
     assert shared is not None, "a copy is laid out to be shared"
@@ -91,10 +91,15 @@ def share_arrow(ref: ObjectRef[Any]) -> SharedArrow:
 
 
 def _share(home: Runtime, ref: ObjectRef[Any]) -> SharedArrow | None:
-    """The share of an object in a block; None when it is not laid out for it."""
+    """The share of an object; None when it is not in a block, or not laid out for it."""
     block = home.locate(ref).block
-    assert block is not None
-    view, fd, offset = home.values.share(block, ref)
+    if block is None:
+        return None
+    try:
+        view, fd, offset = home.values.share(block, ref)
+    except Unreadable as lost:
+        home.report_lost(ref, lost)
+        return _share(home, ref)
     data, buffers = codec.read_parts(view.toreadonly())
     if len(buffers) == 1:
         at = offset + _distance(view, buffers[0])

@@ -74,6 +74,7 @@ class World:
         self.owner = Owner(
             IdSource(ME), NODE, CONFIG, send=self.send, free=self.free_blocks.append,
             make_refs=lambda ids: list(ids), definition=lambda key: b"blob", retry=self.retry,
+            refs_of=lambda keep: {},
         )  # fmt: skip
         resolve = self.owner.objects.resolve
 

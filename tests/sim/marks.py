@@ -39,9 +39,11 @@ _ERRORS = (
 )
 # Requests and answers that were lost with one of their ends, each way.
 _LOST = ("AddBorrower", "BorrowAck", "Call", "Connect", "Done", "DoneMany", "DropBorrower", "Fetch")
-# Messages of what the simulator does not have: zygotes, logs, topologies, replayed actors.
+# Messages of what the simulator does not have: zygotes, logs, topologies, replayed actors, durable
+# values, losses.
 _ABSENT = {
     *("ChannelFrame", "Checkpoint", "CheckpointKept", "Covered", "Fork", "Forked"),
+    *("Entrust", "Entrusted", "Lost"),
     *("History", "Holding", "Keep", "KillWorker", "Leaving", "Log", "LogShown", "Order"),
     *("Preload", "Preloaded", "ReplayAsk", "ReplayOffer"),
     *("Restore", "Stop"),

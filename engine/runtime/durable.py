@@ -1,0 +1,61 @@
+"""`engine.put(value, durable=True)`: a value with a second copy, which outlives who put it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.exceptions import NodeDiedError
+from engine.store import codec
+from engine.store.refs import ObjectRef
+
+if TYPE_CHECKING:
+    from engine.core.values import Block, Value
+    from engine.runtime.client import Runtime
+
+__all__ = ["put_durable"]
+
+
+def put_durable(runtime: Runtime, value: Any) -> ObjectRef[Any]:
+    """Store a value twice, if it lies in a block, and have the driver own it.
+
+    Raises OutOfDiskError or ObjectStoreFullError when there is no room for one of the copies.
+    """
+    encoded = codec.encode(value)
+    if encoded.refs:
+        runtime.check_known(encoded.refs)
+    stored, spare = runtime.values.store(encoded), None
+    try:
+        if (block := stored.block) is not None:
+            spare = runtime.values.disk.write(runtime.values.raw(block), spare=True)
+    except BaseException:  # no room, or interrupted: nobody will own the first copy
+        if block is not None:
+            with runtime.lock:
+                runtime.values.free(block)
+        raise
+    if runtime.id != runtime.info["driver"]:
+        return _entrust(runtime, stored, spare, encoded.refs)
+    with runtime.lock:
+        runtime.drain()
+        object_id = runtime.owner.trusts.put(stored, spare, encoded.refs)
+    return ObjectRef(object_id)
+
+
+def _entrust(
+    runtime: Runtime, stored: Value, spare: Block | None, refs: list[Any]
+) -> ObjectRef[Any]:
+    """`refs` are the references inside, which live here until the driver has registered."""
+    trusts = runtime.owner.trusts
+    with runtime.lock:
+        number = trusts.entrust(runtime.info["driver"], stored, spare)
+        runtime.reactor.flush()
+    try:
+        runtime.reactor.wait_until(lambda: bool(trusts.answers[number]) or not runtime.node_alive)
+        if not trusts.answers[number]:
+            raise NodeDiedError("the node died before the driver had a value put with durable=True")
+        return ObjectRef(trusts.answers.pop(number))
+    except BaseException:
+        with runtime.lock:
+            trusts.abandon(number)
+        raise
+    finally:
+        refs.clear()

@@ -188,9 +188,9 @@ class SupervisedHandle(TopologyHandle):
     def _run(self) -> None:
         try:
             self._restart()
-            while not self._coordinator.finished and not self._stop_asked:
+            while not self._is_complete() and not self._stop_asked:
                 self._next()
-            if self._coordinator.finished:
+            if self._is_complete():
                 self._last = self.statistics()
                 self._end_attempt()
                 self._coordinator.finish()
@@ -208,6 +208,14 @@ class SupervisedHandle(TopologyHandle):
             self._ended.set()
             self._settle_waiters()
             self._refuse_requests()
+
+    def _is_complete(self) -> bool:
+        """The last epoch is committed, and every copy has answered with its result.
+
+        Either comes first: the end of a copy is stored while others may still send to it, and it
+        answers only when they no longer do.
+        """
+        return self._coordinator.finished and len(self._results) == len(self._plans)
 
     def _give_up(self) -> None:
         try:
@@ -286,7 +294,7 @@ class SupervisedHandle(TopologyHandle):
             self._on_error(number, error)
             return
         self._results[self._plans[index].copy] = future.result()[0]
-        if len(self._results) == len(self._plans):
+        if len(self._results) == len(self._plans) and not self._coordinator.finished:
             self._carry_out(self._coordinator.request(perf_counter()))
 
     def _on_report(self, number: int, index: int, future: Future[Any]) -> None:

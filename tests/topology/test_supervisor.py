@@ -6,6 +6,8 @@ Deaths are in tests/faults.
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,9 @@ from engine.topology import (
 from engine.topology.checkpoint import CheckpointDirectory
 from engine.topology.plan import plan_topology
 from engine.topology.process import MemberActor
-from tests.engine.support import eventually
+from engine.topology.supervisor import SupervisedHandle
+from tests.engine.support import eventually, kill9
+from tests.faults.support import member_pids
 from tests.topology.sleepers import (
     Blocked,
     Broken,
@@ -200,6 +204,29 @@ def test_the_end_waits_for_room_on_the_disk(cluster: Any, tmp_path: Path) -> Non
         states.unlink()
         (tmp_path / "away").rename(states)
         end(tmp_path, handle)
+
+
+@pytest.mark.parametrize("deaths", [0, 1])
+def test_results_come_after_the_last_commit(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int
+) -> None:
+    """The end of a copy is stored before it answers: the answer may be late, or never come."""
+    on_ran = SupervisedHandle._on_ran
+
+    def late(self: SupervisedHandle, number: int, index: int, future: Future[Any]) -> None:
+        if not self._coordinator.finished:
+            self._events.put(partial(late, self, number, index, future))
+        elif number > deaths:
+            on_ran(self, number, index, future)
+        elif index == 0:  # once
+            for pid in member_pids():  # and with it goes what was not heard yet
+                kill9(pid)
+
+    monkeypatch.setattr(SupervisedHandle, "_on_ran", late)
+    with deploy(tmp_path, every=0.02) as handle:
+        eventually(lambda: handle.checkpoint_statistics().commits > 0, 20)
+        end(tmp_path, handle)
+        assert handle.checkpoint_statistics().rollbacks == deaths
 
 
 def test_stopped_is_stopped(cluster: Any, tmp_path: Path) -> None:

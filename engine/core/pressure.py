@@ -169,10 +169,9 @@ class Pressure:
             self._spill(now)
             hope = self._hope(now)
             for request in list(self._queue):
-                waited = now - request.since
-                if waited >= self._config.store_wait_seconds or (
-                    request.hurry == IF_SOON and not hope
-                ):
+                # Not the difference of the two times, which rounding may leave below the limit.
+                late = now >= request.since + self._config.store_wait_seconds
+                if late or (request.hurry == IF_SOON and not hope):
                     self._queue.remove(request)
                     self._refuse(request)
         if not self._queue and self._short:

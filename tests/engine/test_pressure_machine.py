@@ -162,6 +162,15 @@ def test_one_that_has_no_other_way_waits_for_its_full_time() -> None:
     assert book.refused(B, number)
 
 
+def test_its_full_time_is_over_at_its_date() -> None:
+    book, since = Book(), 6.01
+    assert since + CONFIG.store_wait_seconds - since < CONFIG.store_wait_seconds, "rounded"
+    book.ask(A, 100)
+    number = book.ask(B, 10, AT_ALL, now=since)
+    book.machine.tick(since + CONFIG.store_wait_seconds)
+    assert book.refused(B, number)
+
+
 def test_trouble_with_the_disk_is_told() -> None:
     book = Book()
     book.ask(A, 100)

@@ -109,7 +109,7 @@ class Connection:
             frame, fds = self.backlog[0]
             try:
                 count = self._send_with(frame, fds) if fds else self.sock.send(frame)
-            except BlockingIOError:
+            except BlockingIOError:  # the reactor goes on when there is room
                 return False
             except OSError as error:
                 self.closed = True
@@ -148,11 +148,10 @@ class Connection:
         while True:
             try:
                 data = self._read()
-            except BlockingIOError:
+            except BlockingIOError:  # that was all, for now
                 return messages
-            except OSError as error:
+            except OSError:  # reset: what it had sent before it died has been read by now
                 data = b""
-                del error
             if not data:
                 if messages:
                     return messages  # the end is seen again at the next turn

@@ -16,13 +16,14 @@ FOUND := $(shell for p in $(PYTHON) python3 python3.14 python3.13 python3.12 pyt
 QUIET := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sim bench clean
+.PHONY: help demo test lint sim handlers bench clean
 
 help:
 	@echo "make demo    parse, stream and rank the imports of every installed Python file"
 	@echo "make test    ruff, mypy and pytest"
 	@echo "make lint    ruff and mypy only"
 	@echo "make sim     SEEDS=1000 FIRST=0: the engine's machines in simulated time, with faults"
+	@echo "make handlers which except bodies of the engine no test runs"
 	@echo "make bench   the core benchmark, against the standard library"
 	@echo "make clean   remove .venv and everything generated"
 
@@ -50,6 +51,9 @@ lint: $(STAMP)
 
 sim: $(STAMP)
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS) --first $(FIRST)
+
+handlers: $(STAMP)
+	@$(BIN)/python -m tests.handlers $(ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.core --peer stdlib $(ARGS)

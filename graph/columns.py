@@ -94,5 +94,5 @@ def _arrow(column: Any, name: str) -> pa.Array | list[Any]:
     try:
         array = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        return values
+        return values  # of several kinds: they stay Python objects
     return values if pa.types.is_nested(array.type) else array

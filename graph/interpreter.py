@@ -95,7 +95,7 @@ class Interpreter(Task):
                 if not v._halted:
                     awake.append(i)
                 mail.relieve()
-        except Exception as error:
+        except Exception as error:  # the program's own, with a note where
             error.add_note(f"in superstep {step}, vertex {names[i + begin]!r}")
             raise
         self.awake[:] = False

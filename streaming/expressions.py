@@ -66,7 +66,7 @@ def references(expression: pc.Expression, schema: pa.Schema) -> list[str]:
 def _binds(expression: pc.Expression, schema: pa.Schema) -> bool:
     try:
         expression_type(expression, schema)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError):
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError):  # which is the answer
         return False
     return True
 

@@ -194,6 +194,6 @@ def _as_in_source(array: pa.Array, name: str, source: pa.Schema) -> pa.Array:
 def _fits(value: Any, type_: pa.DataType | None) -> bool:
     try:
         pa.array([value], type_)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # which is the answer
         return False
     return True

@@ -287,6 +287,25 @@ def test_exceptions_are_named_and_handled(path: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@each(LIBRARY)
+def test_errors_that_are_swallowed_or_of_every_kind_say_why(path: Path) -> None:
+    """A comment in the clause: where nothing is done about an error, or any error is meant."""
+    commented = _comment_lines(path)
+    wrong = []
+    for node in ast.walk(parse(path)):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        acts = ast.Call | ast.Raise | ast.Assign
+        idle = not any(isinstance(step, acts) for step in ast.walk(node))
+        broad = {"Exception", "BaseException"} & {
+            one.id for one in ast.walk(node.type or node) if isinstance(one, ast.Name)
+        }
+        last = node.body[-1].end_lineno or node.lineno
+        if (idle or broad) and not commented.intersection(range(node.lineno, last + 1)):
+            wrong.append(f"line {node.lineno}: {', '.join(broad) or 'nothing is done'}")
+    assert not wrong, "\n".join(wrong)
+
+
 def _comment_lines(path: Path) -> set[int]:
     reader = io.StringIO(path.read_text()).readline
     return {

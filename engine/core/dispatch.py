@@ -431,7 +431,7 @@ class Dispatcher:
         """Take a task out of the queue. False when it is no longer there."""
         try:
             task.shape.pending.remove(task)
-        except ValueError:
+        except ValueError:  # it has been sent meanwhile
             return False
         return True
 

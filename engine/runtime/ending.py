@@ -51,7 +51,7 @@ def _reap_all() -> None:
                 os.kill(pid, signal.SIGKILL)
         try:
             os.waitpid(-1, 0)
-        except ChildProcessError:
+        except ChildProcessError:  # none is left
             return
 
 

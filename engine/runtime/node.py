@@ -322,7 +322,7 @@ class Node:
     def _cause(pid: int) -> str:
         try:
             _pid, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
+        except ChildProcessError:  # reaped before, by whoever heard of its end first
             return "is gone"
         return exit_cause(status) if _pid else "is gone"
 

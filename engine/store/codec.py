@@ -153,7 +153,7 @@ def encode(value: Any, refs: list[Any] | None = None) -> Encoded:
         buffers.clear()
         try:
             data = _cloud_dumps(value, protocol=5, buffer_callback=buffers.append)
-        except Exception as error:
+        except Exception as error:  # the user's again: told with the path to what it is about
             if isinstance(plain_error, SerializationError):
                 raise plain_error from None
             path = _find_unpicklable(value, "value", set())
@@ -254,7 +254,7 @@ def encode_definition(thing: Any, limit: int) -> tuple[bytes, bytes, list[Any]]:
     _local.refs = refs
     try:
         blob = _cloud_dumps(thing, protocol=5)
-    except Exception as error:
+    except Exception as error:  # whatever a captured value's __reduce__ raises
         path = _find_unpicklable(thing, getattr(thing, "__name__", "function"), set())
         raise SerializationError(
             f"cannot ship {path or thing!r}: {error}. A function or class travels with what it "

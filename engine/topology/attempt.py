@@ -66,7 +66,7 @@ class Attempt:
             }
             lines = [actor.configure.remote(addresses) for actor in self._actors]
             api.get(lines, timeout=_START_SECONDS)
-        except BaseException:
+        except BaseException:  # told by whoever asked for the start; no copy may stay
             self.end()
             raise
         self.running = [actor.start.remote(start) for actor in self._actors]

@@ -96,7 +96,7 @@ class Coordinator:
                 highest=self.directory.highest(),
             )
             external.begin(self._manifest is not None)
-        except BaseException:
+        except BaseException:  # of the outside too: the directory is free for the next
             self.directory.close()
             raise
 

@@ -77,7 +77,7 @@ class ProcessHandle(TopologyHandle):
             values = api.get(self._attempt.running, timeout=timeout)
         except GetTimeoutError:
             raise self.timed_out(timeout) from None
-        except BaseException as error:
+        except BaseException as error:  # an interruption too: nobody waits for the copies any more
             self._error = self._first_cause(error)
             self.stop()
             raise self._error from error.__cause__
@@ -98,7 +98,7 @@ class ProcessHandle(TopologyHandle):
         for ref in ready:
             try:
                 api.get(ref)
-            except LostSenderError:
+            except LostSenderError:  # that is how a death looks from afar: go on looking for it
                 continue
             except ActorError as other:
                 died = other

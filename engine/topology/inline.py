@@ -134,7 +134,7 @@ class InlineHandle(TopologyHandle):
         self._coordinator = Coordinator(topology, plans, checkpoints, self._external, clock())
         try:
             self._restart()
-        except BaseException as error:
+        except BaseException as error:  # of a member's code too: what is open outside is undone
             self._fail(error)
             raise
 
@@ -171,7 +171,7 @@ class InlineHandle(TopologyHandle):
             made = task_error(error)
             self._fail(made)
             raise made from error.__cause__
-        except Exception as error:
+        except Exception as error:  # of a check, or of the outside: it ends the run as well
             self._fail(error)
             raise
 
@@ -238,7 +238,7 @@ class InlineHandle(TopologyHandle):
         attempt = coordinator.statistics().attempt
         try:
             self._carry_out(coordinator.on_death(attempt, story, self._clock()))
-        except Exception as error:
+        except Exception as error:  # too many deaths, or the outside: it ends the run
             self._fail(error)
             raise
 

@@ -201,7 +201,7 @@ class MemberLoop:
         except (ProtocolError, CreditError):
             self._failed = True
             raise
-        except Exception as error:
+        except Exception as error:  # the member's own, whatever it is
             self._failed = True
             raise MemberError(self.plan.name, self.plan.index, self._hook) from error
         if not worked or self.ended:

@@ -127,7 +127,7 @@ def construct(plan: MemberPlan) -> Member:
         if not isinstance(member, Member):
             raise expected("a Member", type(member).__name__, "do not override __new__")
         return member
-    except Exception as error:
+    except Exception as error:  # the user's constructor may raise anything
         raise MemberError(plan.name, plan.index, "__init__") from error
 
 

@@ -44,7 +44,7 @@ class ActorPool:
         self._waiting.append((number, fn, value))
         try:
             self._start()
-        except BaseException:
+        except BaseException:  # `fn` is the user's: what it has not begun is not kept
             if self._waiting and self._waiting[-1][0] == number:
                 self._waiting.pop()
             raise

@@ -178,7 +178,7 @@ class Crew:
                 slot.actor = self._class.remote(*self._arguments)
             shipped, forget = self._ship(slot, function)
             ref = slot.actor.run.remote(function.key, shipped, function.kept, forget, items)
-        except Exception as error:
+        except Exception as error:  # cannot be pickled, or has no place: told as the items' outcome
             self._unsent(slot, batch, error)
             return
         slot.tasks += batch.count

@@ -72,7 +72,7 @@ class CrewWorker:
         while True:
             try:
                 item = todo.popleft()
-            except IndexError:
+            except IndexError:  # all are done, or were taken back
                 break
             try:
                 plain = type(item) is tuple
@@ -116,7 +116,7 @@ class CrewWorker:
                 for at, value in enumerate(values):
                     try:
                         codec.encode(value)
-                    except Exception as error:
+                    except Exception as error:  # the user's __reduce__ may raise anything
                         errors[at] = codec.encode_error(error, "result", os.getpid())
                         values[at] = None
         return values, errors or None

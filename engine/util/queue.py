@@ -39,7 +39,7 @@ class _Shelf:
         try:
             async with asyncio.timeout(timeout):
                 await self.queue.put(item)
-        except TimeoutError:
+        except TimeoutError:  # the caller raises Full in its own process
             return False
         return True
 
@@ -47,7 +47,7 @@ class _Shelf:
         try:
             async with asyncio.timeout(timeout):
                 return (await self.queue.get(),)
-        except TimeoutError:
+        except TimeoutError:  # the caller raises Empty in its own process
             return ()
 
     async def put_nowait_batch(self, items: list[Any]) -> bool:

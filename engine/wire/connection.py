@@ -133,7 +133,7 @@ class Connection:
         """How much of a frame the socket took; -1 when it takes nothing now."""
         try:
             count = self._send_with(frame, fds) if fds else self.sock.send(frame)
-        except BlockingIOError:
+        except BlockingIOError:  # the reactor goes on when there is room
             return -1
         except OSError as error:
             self.closed = True
@@ -168,11 +168,10 @@ class Connection:
         while True:
             try:
                 data = self._read()
-            except BlockingIOError:
+            except BlockingIOError:  # that was all, for now
                 return messages
-            except OSError as error:
+            except OSError:  # reset: what it had sent before it died has been read by now
                 data = b""
-                del error
             if not data:
                 if messages:
                     return messages  # the end is seen again at the next turn

@@ -39,7 +39,7 @@ class RowMapOperator(Operator):
             try:
                 for row in rows:
                     results.append(function(row))
-            except Exception as error:
+            except Exception as error:  # the function's own, with a note where
                 error.add_note(f"raised by {self._what} for the row {row!r}")
                 raise
             if set(map(type, results)) != {dict}:
@@ -91,7 +91,7 @@ class FlatMapOperator(Operator):
                         raise _wrong_type(self._what, "an iterable of dicts", made, batch, position)
                     results.extend(made)
                     position += 1
-            except Exception as error:
+            except Exception as error:  # the function's own, with a note where
                 error.add_note(f"raised by {self._what} for the row {row!r}")
                 raise
             wrong = next((result for result in results if not isinstance(result, dict)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -50,11 +51,19 @@ def zygote_pids() -> list[int]:
     Those offer themselves to the kernel should it run out of memory. There may be two zygotes: the
     second takes over when it has loaded what packages want loaded.
     """
-    return [
-        child.pid
-        for child in psutil.Process(node_pid()).children()
-        if Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "0"
-    ]
+    found = []
+    for child in psutil.Process(node_pid()).children():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "0":
+                found.append(child.pid)
+    return found
+
+
+def kill_zygotes() -> None:
+    """SIGKILL to both; when one is dead, the node may end the other before we come to it."""
+    for pid in zygote_pids():
+        with contextlib.suppress(ProcessLookupError):
+            kill9(pid)
 
 
 def gone(pids: list[int]) -> bool:

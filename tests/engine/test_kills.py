@@ -23,8 +23,8 @@ from tests.engine.support import (
     gone,
     home,
     kill9,
+    kill_zygotes,
     node_pid,
-    zygote_pids,
 )
 
 SECONDS = 10.0
@@ -328,8 +328,10 @@ def test_the_death_of_the_node_fails_everything_pending(
     thread.start()
     pids = [one.pid for one in family()]
     start = time.monotonic()
-    for pid in [node_pid()] if who == "node" else zygote_pids():
-        kill9(pid)
+    if who == "node":
+        kill9(node_pid())
+    else:
+        kill_zygotes()
     with pytest.raises(exceptions.NodeDiedError):
         own.get(task, timeout=SECONDS)
     thread.join(SECONDS)
@@ -360,7 +362,7 @@ def test_the_zygote_dies_while_it_makes_another(tmp_path: Path) -> None:
         """
 import os, signal
 import engine
-from tests.engine.support import zygote_pids
+from tests.engine.support import kill_zygotes
 engine.preload("slow:load")
 for _ in range(4):
     engine.init(num_cpus=1)
@@ -368,8 +370,7 @@ for _ in range(4):
     def f():
         return 1
     engine.get(f.remote())
-    for pid in zygote_pids():
-        os.kill(pid, signal.SIGKILL)
+    kill_zygotes()
     @engine.remote(num_cpus=0)
     def wait():
         signal.pause()

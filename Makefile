@@ -1,6 +1,6 @@
 # Every target sets itself up: the first one run creates .venv and installs the project into it.
 # Variables: PYTHON (interpreter to build .venv with), ARGS (passed on to demo, pytest or bench),
-# SEEDS and FIRST (for sim).
+# SEEDS and FIRST (for sim), ONLY and SHARE (for chaos).
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 LOG   := $(VENV)/install.log
 SEEDS ?= 1000
 FIRST ?= 0
+ONLY  ?=
+SHARE ?= 1
 SHELL := /bin/sh
 
 CHECK := import sys; sys.exit(sys.version_info < (3, 11))
@@ -16,13 +18,14 @@ FOUND := $(shell for p in $(PYTHON) python3 python3.14 python3.13 python3.12 pyt
 QUIET := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sim bench clean
+.PHONY: help demo test lint sim chaos bench clean
 
 help:
 	@echo "make demo    parse, stream and rank the imports of every installed Python file"
 	@echo "make test    ruff, mypy and pytest"
 	@echo "make lint    ruff and mypy only"
 	@echo "make sim     SEEDS=1000 FIRST=0: the engine's machines in simulated time, with faults"
+	@echo "make chaos   ONLY=R17 SHARE=0.1: kills, damage, full disks, overload; 4 hours with neither"
 	@echo "make bench   the core benchmark, against the standard library"
 	@echo "make clean   remove .venv and everything generated"
 
@@ -50,6 +53,9 @@ lint: $(STAMP)
 
 sim: $(STAMP)
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS) --first $(FIRST)
+
+chaos: $(STAMP)
+	@$(BIN)/python -m tests.chaos --only $(ONLY) --share $(SHARE)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.core --peer stdlib $(ARGS)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import tests.chaos.corruption
-import tests.chaos.crashes
-import tests.chaos.disks
-import tests.chaos.flows
-import tests.chaos.fuzz
-import tests.chaos.kills
-import tests.chaos.points
-import tests.chaos.pressure
-import tests.chaos.seeds
-import tests.chaos.suites
+from tests.chaos import (
+    clocks,
+    corruption,
+    crashes,
+    descriptors,
+    disks,
+    flows,
+    fuzz,
+    kills,
+    points,
+    pressure,
+    seeds,
+    suites,
+)
 from tests.chaos.trial import TRIALS
 
-__all__ = ["TRIALS"]
+__all__ = ["MODULES", "TRIALS"]
+
+MODULES = [clocks, corruption, crashes, descriptors, disks, flows, fuzz, kills, points]
+MODULES += [pressure, seeds, suites]

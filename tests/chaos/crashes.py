@@ -1,4 +1,4 @@
-"""Every disk that a crash in the middle of a commit may leave, on a file system that does the least.
+"""Every disk that a crash in a commit may leave, on a file system that does the least it may.
 
 The operations of the checkpoint store are recorded (through the functions that `durable.py` calls).
 After each of them the machine may lose power. Of what was written and not synced, anything may be
@@ -224,7 +224,8 @@ def commit_crashes(count: int) -> Found:
                 directory = CheckpointDirectory(found, keep=1)
                 try:
                     epoch = checkpoints.check(checkpoints.load(directory))
-                    wrong["a returned commit lost"] += epoch < sum(one <= number for one in returned)
+                    least = sum(one <= number for one in returned)
+                    wrong["a returned commit lost"] += epoch < least
                 except AssertionError:
                     wrong["a mix, or damage accepted"] += 1
                 directory.close()

@@ -22,10 +22,13 @@ __all__ = ["checkpoint_errors", "spill_errors", "traced"]
 
 SECONDS = 60.0
 CALLS_MAX = 400  # more calls than a process makes here: then the loop does not end by itself
+NEVER = 60_000  # strace counts in 16 bits
 NEEDS = "strace is not there"
 
 
-def traced(script: str, folder: Path, *injections: str) -> tuple[subprocess.CompletedProcess[str], int]:
+def traced(
+    script: str, folder: Path, *injections: str
+) -> tuple[subprocess.CompletedProcess[str], int]:
     """Run a driver with calls that fail; its end, and how many calls failed."""
     log = folder / "strace"
     traced_calls = ",".join(one.split(":")[0] for one in injections)
@@ -48,8 +51,11 @@ _SPILLS = """
 import sys
 import numpy as np
 import engine
+from engine.config import Config
 MIB = 1 << 20
-engine.init(num_cpus=1, object_store_memory=80 * MIB, object_spilling_directory=sys.argv[1])
+config = Config(store_wait_seconds=0.5, spill_retry_seconds=0.1)
+engine.init(num_cpus=1, object_store_memory=80 * MIB, object_spilling_directory=sys.argv[1],
+            config=config)
 
 @engine.remote
 def make(n):
@@ -82,7 +88,7 @@ print("fine", told)
 
 @trial("R19", unit="failing calls", short=2, long=60, minutes=4)
 def spill_errors(count: int) -> Found:
-    """The N-th write of a spilled value fails, once or from then on: an error, or no trace of it."""
+    """The N-th write of a spilled value fails, once or from then on: an error or no trace."""
     kinds = [
         f"pwrite64:error={name}:when={when}"
         for name in ("ENOSPC", "EIO") for when in ("{}", "{}+")
@@ -165,7 +171,7 @@ def checkpoint_errors(count: int) -> Found:
                     ended, hits = traced(_JOB, folder, kind.format(number))
                     if ended.returncode == 0 and "told" in ended.stdout:
                         told += 1  # the job gave up: another driver goes on where it was
-                        ended, _ = traced(_JOB, folder, kind.format(10**6))
+                        ended, _ = traced(_JOB, folder, kind.format(NEVER))
                 except subprocess.TimeoutExpired:
                     wrong["hangs"] += 1
                     continue

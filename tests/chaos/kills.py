@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -21,7 +22,7 @@ from engine import exceptions
 from tests.chaos.trial import Found, dice, own_engine, spread, trial
 from tests.engine.support import eventually, gone, kill9, node_pid, run_script
 
-__all__ = ["actor_kills", "driver_kills", "node_kills", "worker_kills"]
+__all__ = ["actor_kills", "call_costs", "driver_kills", "node_kills", "worker_kills"]
 
 SECONDS = 30.0
 
@@ -190,3 +191,24 @@ def driver_kills(count: int) -> Found:
     figures = spread("all gone", back)
     return Found(count, {"left behind": left}, figures, {"all gone max, ms": 2000})
 
+
+
+# ------------------------------------------------------------------------------ the price
+
+
+@trial("R6", unit="rounds", short=0, long=40, minutes=2)
+def call_costs(count: int) -> Found:
+    """What checkpoints every 1,000 calls, and the order of calls, cost the rate of calls."""
+    with own_engine():
+        found = faults.call_costs(count)
+    figures, bounds = {}, {}
+    plain = found.pop("no checkpoints")
+    for name, rates in found.items():
+        for way, label in (("async", "many at a time"), ("sync", "one at a time")):
+            pairs = zip(rates[way], plain[way], strict=True)
+            share = statistics.median(one / other for one, other in pairs)
+            figure = f"{name}, {label}: cost, %"
+            figures[figure] = round(100 * (1 - share), 2)
+            bounds[figure] = 10 if name == "order kept" else 5
+    figures["calls a second without, many at a time"] = round(statistics.median(plain["async"]))
+    return Found(count, {}, figures, bounds)

@@ -168,7 +168,7 @@ def actor_points(count: int) -> Found:
 # ------------------------------------------------------------------------------ no second try
 
 
-@trial("R22", unit="deaths", short=0, long=5, minutes=1)
+@trial("R22", unit="rounds", short=0, long=5, minutes=1)
 def ways_to_die(count: int) -> Found:
     """Ways to die x moments x task, nested task, method: each has its error, soon."""
     wrong = Counter[str]({"wrong error or none": 0})
@@ -184,5 +184,5 @@ def ways_to_die(count: int) -> Found:
                 except Exception as error:  # which it has to be is the matrix's to say
                     wrong["wrong error or none"] += not matrix.is_expected(error, way, form)
                 took.append(time.perf_counter() - start)
-    figures = {"cases": len(cases)} | spread("error", took)
-    return Found(len(took), dict(wrong), figures, {"error max, ms": 2000})
+    figures = {"cases a round": len(cases)} | spread("error", took)
+    return Found(count, dict(wrong), figures, {"error max, ms": 2000})

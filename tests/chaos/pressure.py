@@ -136,7 +136,7 @@ def overload(count: int) -> Found:
 
 @trial("R23", unit="stops", short=1, long=20, minutes=5)
 def stopped_members(count: int) -> Found:
-    """Members of a running stream are stopped for a while; nothing is lost, and nothing piles up."""
+    """Members of a stream are stopped for a while; nothing is lost, and nothing piles up."""
     draw, growth = dice(72), []
     wrong = Counter[str]({"wrong output": 0, "nobody was stopped": 0})
     pause, stops = (10.0 if count > 1 else 0.3), 0
@@ -177,10 +177,11 @@ class _Stopper:
         if self._end.wait(0.2):
             return
         victim = pids[int(self._share * len(pids))]
-        before = _sizes(pids)
         with contextlib.suppress(ProcessLookupError):  # it has ended: nobody was stopped
             os.kill(victim, signal.SIGSTOP)
-            self._end.wait(self._pause)
+            self._end.wait(self._pause / 3)  # by then everybody has loaded what it needs
+            before = _sizes(pids)
+            self._end.wait(self._pause * 2 / 3)
             after = _sizes(pids)
             os.kill(victim, signal.SIGCONT)
             self.stops += 1

@@ -22,7 +22,7 @@ _COLLECT = 25
 _MARKS_FROM = 5000  # as in `python -m tests.sim`
 
 
-@trial("R1", "R2", "R4", unit="seeds", short=0, long=10_000, minutes=5)
+@trial("R1", "R2", "R4", unit="seeds", short=0, long=100_000, minutes=30)
 def seeds(count: int) -> Found:
     """Fresh seeds of the simulator: drawn faults, then everything must finish and be right."""
     wrong, marks = Counter[str]({"failed seeds": 0, "marks never hit": 0}), Counter[str]()

@@ -32,19 +32,19 @@ def run_tests(*arguments: str, times: int = 1) -> Found:
     return Found(passed, {"tests failed": bad}, note=", ".join(sorted(set(names))))
 
 
-@trial("R10", "R11", unit="runs", short=0, long=42, minutes=25)
+@trial("R10", "R11", unit="runs", short=0, long=40, minutes=25)
 def stream_kills(_count: int) -> Found:
     """Jobs from files to files lose members and drivers at named and random points."""
     return run_tests("tests/faults/test_streams.py", "-m", "slow or not slow")
 
 
-@trial("R14", unit="runs", short=0, long=23, minutes=12)
+@trial("R14", unit="runs", short=0, long=19, minutes=12)
 def graph_kills(_count: int) -> Found:
     """Graph programs lose a copy in every superstep, and at random; results are bit-identical."""
     return run_tests("tests/faults/test_graphs.py", "-m", "slow or not slow")
 
 
-@trial("R21", unit="tests", short=0, long=19, minutes=1)
+@trial("R21", unit="tests", short=0, long=10, minutes=1)
 def poison(_count: int) -> Found:
     """What dies again and again is given up with its story, and others go on."""
     return run_tests("tests/engine/test_intensity.py")
@@ -56,7 +56,7 @@ def local_only(_count: int) -> Found:
     return run_tests("tests/engine/test_driver_death.py", "-k", "tcp")
 
 
-@trial("R28", unit="reruns", short=0, long=20, minutes=160)
+@trial("R28", unit="reruns", short=0, long=200, minutes=1600)
 def reruns(count: int) -> Found:
     """All tests of the tree, again and again: none may fail once."""
     found = run_tests("-x", times=count)

@@ -19,7 +19,7 @@ import engine
 from benchmarks.report import percentiles
 from engine.config import Config
 
-__all__ = ["TRIALS", "Found", "Trial", "own_engine", "spread", "trial"]
+__all__ = ["TRIALS", "Found", "Trial", "dice", "own_engine", "spread", "trial"]
 
 
 @dataclasses.dataclass

@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.report import machine
 from tests import leaks
 from tests.chaos.catalogue import TRIALS
-from tests.chaos.report import RESULTS, verdict
+from tests.chaos.report import PAGE, RESULTS, verdict
 from tests.chaos.trial import Trial
 from tests.layout import ROOT
 
@@ -130,17 +130,25 @@ def _collect() -> None:
 
 
 def commit() -> str:
-    """The commit that is run, with a mark when files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """The commit that is run, with a mark when files (but results) differ from it."""
+    head = _git("rev-parse", "--short=10", "HEAD")
+    page = RESULTS.parent.relative_to(ROOT), PAGE.relative_to(ROOT)
+    changed = _git("status", "--porcelain", "--", ".", *(f":!{one}" for one in page))
+    return head + ("+" if changed else "")
+
+
+def _git(*command: str) -> str:
+    done = subprocess.run(
+        ["git", *command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
 
 
 def keep(path: Path, name: str, result: dict[str, Any]) -> None:
     """Put a result in the place of the trial's last one."""
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"trials": {}}
-    kept = {"benchmark": "reliability", "machine": machine(), "trials": kept["trials"]}
+    here = {name: value for name, value in machine().items() if name != "date"}
+    kept = {"benchmark": "reliability", "machine": here, "trials": kept["trials"]}
     kept["trials"][name] = result
     kept["trials"] = {one: kept["trials"][one] for one in TRIALS if one in kept["trials"]}
     path.write_text(json.dumps(kept, indent=1) + "\n")

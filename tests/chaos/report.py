@@ -39,7 +39,7 @@ def verdict(one: Trial, kept: dict[str, Any]) -> Verdict:
     """What a result says."""
     found = Found(
         kept.get("count", 0), kept.get("wrong", {}), kept.get("figures", {}),
-        kept.get("bounds", {}), kept.get("note", ""),
+        kept.get("bounds", {}), kept.get("note", ""), kept.get("complete", False),
     )  # fmt: skip
     bad = [*found.mistakes(), *found.breaches()]
     bad += [f"left behind: {len(kept['left'])}"] if kept["left"] else []
@@ -55,7 +55,7 @@ def verdict(one: Trial, kept: dict[str, Any]) -> Verdict:
     text = "; ".join(words)
     if bad:
         return Verdict(False, "**not held**", f"{text}. Wrong: {'; '.join(bad)}")
-    if found.count < kept["asked"]:
+    if found.count < kept["asked"] and not found.complete:
         return Verdict(True, f"held, {found.count:,} of {kept['asked']:,}", text)
     return Verdict(True, "held", text)
 

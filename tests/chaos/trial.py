@@ -32,6 +32,7 @@ class Found:
         figures: what was measured, by name with unit.
         bounds: at most so much of a figure.
         note: anything that a reader must know to understand it.
+        complete: there was no more to do, whatever the count.
     """
 
     count: int
@@ -39,6 +40,7 @@ class Found:
     figures: dict[str, float] = dataclasses.field(default_factory=dict)
     bounds: dict[str, float] = dataclasses.field(default_factory=dict)
     note: str = ""
+    complete: bool = False
 
     def breaches(self) -> list[str]:
         """Figures above their bounds."""

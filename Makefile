@@ -55,7 +55,8 @@ sim: $(STAMP)
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS) --first $(FIRST)
 
 chaos: $(STAMP)
-	@$(BIN)/python -m tests.chaos --only $(ONLY) --share $(SHARE)
+	@$(BIN)/python -m tests.chaos --only $(ONLY) --share $(SHARE); held=$$?; \
+	    $(BIN)/python -m tests.chaos.report && exit $$held
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.core --peer stdlib $(ARGS)

@@ -115,7 +115,7 @@ def run_apart(one: Trial, count: int) -> dict[str, Any]:
         left = leaks.settle(before, Path(folder))
         _collect()
     return {
-        "asked": one.long, "unit": one.unit, **found, "left": left, "error": error,
+        **found, "left": left, "error": error,
         "seconds": round(time.perf_counter() - start, 1), "commit": commit(),
     }  # fmt: skip
 

@@ -42,7 +42,7 @@ class Recorder:
         return getattr(os, name)
 
     def name(self, path: Any) -> str:
-        return str(Path(path).relative_to(self._root))
+        return os.path.relpath(path, self._root)
 
     def note(self, *operation: Any) -> None:
         self.operations.append(operation)

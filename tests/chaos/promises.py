@@ -9,17 +9,13 @@ __all__ = ["PROMISES", "Promise"]
 
 @dataclasses.dataclass(frozen=True)
 class Promise:
-    """A row. `outside`: the part that is not promised, and why; `whole`: that is all of it.
-
-    `tests`: what the ordinary tests show of it, when no trial does.
-    """
+    """A row. `outside`: the part that is not promised, and why; `whole`: that is all of it."""
 
     name: str
     fault: str
     promise: str
     outside: str = ""
     whole: bool = False
-    tests: str = ""
 
 
 _HOSTS = "an engine has one host: there is no network to lose"

@@ -44,7 +44,7 @@ def verdict(one: Trial, kept: dict[str, Any]) -> Verdict:
     bad = [*found.mistakes(), *found.breaches()]
     bad += [f"left behind: {len(kept['left'])}"] if kept["left"] else []
     bad += [kept["error"].splitlines()[-1]] if kept["error"] else []
-    words = [f"{found.count:,} {kept['unit']}"]
+    words = [f"{found.count:,} {one.unit}"]
     words += [f"{count:,} {kind}" for kind, count in found.wrong.items()]
     words += [
         f"{name} {_number(value)}"
@@ -55,8 +55,8 @@ def verdict(one: Trial, kept: dict[str, Any]) -> Verdict:
     text = "; ".join(words)
     if bad:
         return Verdict(False, "**not held**", f"{text}. Wrong: {'; '.join(bad)}")
-    if found.count < kept["asked"] and not found.complete:
-        return Verdict(True, f"held, {found.count:,} of {kept['asked']:,}", text)
+    if found.count < one.long and not found.complete:
+        return Verdict(True, f"held, {found.count:,} of {one.long:,}", text)
     return Verdict(True, "held", text)
 
 
@@ -87,8 +87,6 @@ def _row(promise: Promise, kept: dict[str, dict[str, Any]]) -> str:
     measured = [
         f"`{one.name}`: {said.text} ({result['commit']})" for one, said, result in known
     ]
-    if promise.tests:
-        measured.append(promise.tests)
     if promise.outside:
         measured.append(f"Not promised: {promise.outside}.")
     cells = [

@@ -9,7 +9,8 @@ import sys
 from tests.chaos.trial import Found, trial
 from tests.layout import ROOT
 
-__all__ = ["graph_kills", "local_only", "poison", "reruns", "stream_kills"]
+__all__ = ["full_disks", "graph_kills", "local_only", "overtaken", "poison", "reruns"]
+__all__ += ["run_tests", "stream_kills"]
 
 # Of the runner itself, in seconds: each test has its own limit, and a trial one for all.
 _SECONDS = 4 * 3600
@@ -44,10 +45,23 @@ def graph_kills(_count: int) -> Found:
     return run_tests("tests/faults/test_graphs.py", "-m", "slow or not slow")
 
 
-@trial("R21", unit="tests", short=0, long=10, minutes=1)
+@trial("R21", unit="tests", short=0, long=9, minutes=1)
 def poison(_count: int) -> Found:
     """What dies again and again is given up with its story, and others go on."""
-    return run_tests("tests/engine/test_intensity.py")
+    # That one shares an engine with tests of other files.
+    return run_tests("tests/engine/test_intensity.py", "-k", "not limit_can_be_raised")
+
+
+@trial("R23", unit="tests", short=0, long=15, minutes=0.5)
+def overtaken(_count: int) -> Found:
+    """Late and stopped tasks are overtaken by a second copy, where that is allowed."""
+    return run_tests("tests/engine/test_stragglers.py")
+
+
+@trial("R19", unit="tests", short=0, long=19, minutes=0.5)
+def full_disks(_count: int) -> Found:
+    """Full file systems, limits, and directories that vanish: errors, and it goes on afterwards."""
+    return run_tests("tests/engine/test_spilling_limits.py")
 
 
 @trial("R29", unit="tests", short=0, long=1, minutes=0.5)

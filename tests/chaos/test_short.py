@@ -105,6 +105,7 @@ def test_a_trial_apart_tells_what_it_found_and_what_it_left(leak_check: None) ->
     [
         ({}, "held"),
         ({"count": 9}, "held, 9 of 10"),
+        ({"count": 9, "complete": True}, "held"),
         ({"wrong": {"lost": 1}}, "**not held**"),
         ({"figures": {"ms": 11.0}}, "**not held**"),
         ({"left": ["process 1"]}, "**not held**"),
@@ -114,7 +115,7 @@ def test_a_trial_apart_tells_what_it_found_and_what_it_left(leak_check: None) ->
 def test_a_verdict_looks_at_everything(changed: dict[str, Any], status: str) -> None:
     one = Trial("t", lambda count: Found(count), ("R1",), "kills", 1, 10, 1.0, "Kills.")
     kept = {
-        "count": 10, "asked": 10, "unit": "kills", "wrong": {"lost": 0}, "figures": {"ms": 3.0},
+        "count": 10, "wrong": {"lost": 0}, "figures": {"ms": 3.0},
         "bounds": {"ms": 10.0}, "left": [], "error": "",
     }  # fmt: skip
     said = verdict(one, kept | changed)

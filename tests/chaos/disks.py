@@ -92,7 +92,7 @@ def spill_errors(count: int) -> Found:
     """The N-th write of a spilled value fails, once or from then on: an error or no trace."""
     kinds = [
         f"pwrite64:error={name}:when={when}"
-        for name in ("ENOSPC", "EIO") for when in ("{}", "{}+")
+        for when in ("{}", "{}+") for name in ("ENOSPC", "EIO")
     ]  # fmt: skip
     return _loop(count, kinds, _SPILLS)
 

@@ -142,7 +142,8 @@ def fuzz_files(count: int) -> Found:
             outcomes[outcome] += 1
             wrong["accepted"] += outcome == "accepted"
         wrong["allocations above the limit"] += _peak_bytes() - before > GROWTH_BYTES_MAX
-        targets[0].close()
+        for target in targets:
+            target.close()
     figures = {f"{kind}, share": round(number / count, 3) for kind, number in outcomes.items()}
     return Found(count, dict(wrong), figures)
 
@@ -190,6 +191,9 @@ class _States:
         read_state(self._folder, self._state)
         return data != self.right
 
+    def close(self) -> None:
+        return None
+
 
 class _Spilled:
     """A value in a spill file."""
@@ -205,3 +209,6 @@ class _Spilled:
         os.pwrite(self._fd, data, 0)
         self._segment.read(0, len(self.right), self._check)
         return data[: len(self.right)] != self.right
+
+    def close(self) -> None:
+        self._segment.close()

@@ -53,7 +53,7 @@ def test_a_commit_without_its_syncs_is_found(forgotten: str) -> None:
         mock.patch("engine.topology.checkpoint.write_durably", write),
         mock.patch("engine.topology.statefile.write_durably", write),
     ):
-        wrong = crashes.commit_crashes(2000).wrong
+        wrong = crashes.commit_crashes(400).wrong
     if forgotten == "rename last":  # a torn file under its name: seen by its checksum
         assert not wrong["a mix, or damage accepted"]
     else:

@@ -99,7 +99,7 @@ def fuzz_frames(count: int) -> Found:
             size = len(body) if draw.random() < 0.9 else draw.randrange(1 << 32)
             outcomes[_outcome(partial(_parse, mine, _HEAD.pack(size) + body), wrong)] += 1
         wrong["allocations above the limit"] += _peak_bytes() - before > GROWTH_BYTES_MAX
-    figures = {f"{kind}, share": round(number / count, 3) for kind, number in outcomes.items()}
+    figures = {f"share {kind}": round(number / count, 3) for kind, number in outcomes.items()}
     return Found(count, dict(wrong), figures)
 
 
@@ -144,7 +144,7 @@ def fuzz_files(count: int) -> Found:
         wrong["allocations above the limit"] += _peak_bytes() - before > GROWTH_BYTES_MAX
         for target in targets:
             target.close()
-    figures = {f"{kind}, share": round(number / count, 3) for kind, number in outcomes.items()}
+    figures = {f"share {kind}": round(number / count, 3) for kind, number in outcomes.items()}
     return Found(count, dict(wrong), figures)
 
 

@@ -20,7 +20,7 @@ import engine
 from benchmarks import faults
 from engine import exceptions
 from tests.chaos.trial import Found, dice, own_engine, spread, trial
-from tests.engine.support import eventually, gone, kill9, node_pid, run_script
+from tests.engine.support import eventually, gone, kill9, node_pid, run_script, zygote_pids
 
 __all__ = ["actor_kills", "call_costs", "driver_kills", "node_kills", "worker_kills"]
 
@@ -83,9 +83,14 @@ def _is_right(found: Any, wanted: Any) -> bool:
     return bool(found == wanted)
 
 
+def _kill_all(pids: list[int]) -> None:
+    for pid in pids:
+        kill9(pid)
+
+
 @trial("R9", "R26", unit="kills", short=2, long=200, minutes=5)
 def node_kills(count: int) -> Found:
-    """The node (and with it the head) dies under load; everybody is told soon, nothing is left."""
+    """The node (with the head) or its zygote dies under load; all are told, nothing is left."""
     draw, wrong = dice(11), Counter[str]({"hangs": 0, "wrong results": 0, "left behind": 0})
     told, again = [], []
     for _ in range(count):
@@ -95,9 +100,9 @@ def node_kills(count: int) -> Found:
             assert engine.get(adder.add.remote(0)) == 0
             again.append(time.perf_counter() - start)
             pids = [one.pid for one in psutil.Process().children(recursive=True)]
-            node, moment = node_pid(), draw.random() * 0.2
-            victim = threading.Timer(moment, kill9, [node])
-            victim.start()
+            victims = [node_pid()] if draw.random() < 0.7 else zygote_pids()
+            timer = threading.Timer(draw.random() * 0.2, _kill_all, [victims])
+            timer.start()
             expected: list[tuple[Any, Any]] = []
             try:
                 for i in range(10_000):
@@ -107,7 +112,7 @@ def node_kills(count: int) -> Found:
                     expected.append((adder.add.remote(1), i + 1))
             except exceptions.EngineError:
                 pass  # it died while we submitted
-            victim.join()
+            timer.join()
             wait_for = time.perf_counter()
             for ref, value in expected:
                 try:

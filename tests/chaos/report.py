@@ -46,11 +46,7 @@ def verdict(one: Trial, kept: dict[str, Any]) -> Verdict:
     bad += [kept["error"].splitlines()[-1]] if kept["error"] else []
     words = [f"{found.count:,} {one.unit}"]
     words += [f"{count:,} {kind}" for kind, count in found.wrong.items()]
-    words += [
-        f"{name} {_number(value)}"
-        + (f" (at most {_number(found.bounds[name])})" if name in found.bounds else "")
-        for name, value in found.figures.items()
-    ]
+    words += [_figure(name, value, found.bounds.get(name)) for name, value in found.figures.items()]
     words += [found.note] if found.note else []
     text = "; ".join(words)
     if bad:
@@ -58,6 +54,13 @@ def verdict(one: Trial, kept: dict[str, Any]) -> Verdict:
     if found.count < one.long and not found.complete:
         return Verdict(True, f"held, {found.count:,} of {one.long:,}", text)
     return Verdict(True, "held", text)
+
+
+def _figure(name: str, value: float, bound: float | None) -> str:
+    """"back p99, ms" of 12.3 -> "back p99 12.3 ms"."""
+    label, _, unit = name.rpartition(", ")
+    most = "" if bound is None else f" (at most {_number(bound)})"
+    return f"{label or unit} {_number(value)}{' ' + unit if label else ''}{most}"
 
 
 def _number(value: float) -> str:

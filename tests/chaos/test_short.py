@@ -107,7 +107,7 @@ def test_a_trial_apart_tells_what_it_found_and_what_it_left(leak_check: None) ->
         ({"count": 9}, "held, 9 of 10"),
         ({"count": 9, "complete": True}, "held"),
         ({"wrong": {"lost": 1}}, "**not held**"),
-        ({"figures": {"ms": 11.0}}, "**not held**"),
+        ({"figures": {"back, ms": 11.0}}, "**not held**"),
         ({"left": ["process 1"]}, "**not held**"),
         ({"error": "it died"}, "**not held**"),
     ],
@@ -115,9 +115,11 @@ def test_a_trial_apart_tells_what_it_found_and_what_it_left(leak_check: None) ->
 def test_a_verdict_looks_at_everything(changed: dict[str, Any], status: str) -> None:
     one = Trial("t", lambda count: Found(count), ("R1",), "kills", 1, 10, 1.0, "Kills.")
     kept = {
-        "count": 10, "wrong": {"lost": 0}, "figures": {"ms": 3.0},
-        "bounds": {"ms": 10.0}, "left": [], "error": "",
+        "count": 10, "wrong": {"lost": 0}, "figures": {"back, ms": 3.0},
+        "bounds": {"back, ms": 10.0}, "left": [], "error": "",
     }  # fmt: skip
     said = verdict(one, kept | changed)
     assert said.status == status
     assert said.held is ("not" not in status)
+    assert "kills; " in said.text
+    assert "ms (at most 10)" in said.text

@@ -36,7 +36,7 @@ def checkpoint_damage(count: int) -> Found:
         for _ in range(count):
             try:
                 checkpoints.damage_once(draw, directory, original)
-            except AssertionError:
+            except Exception:  # an assertion, or it was looked at before it was verified
                 wrong["taken for the truth"] += 1
                 for path, content in original.items():
                     path.write_bytes(content)

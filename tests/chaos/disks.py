@@ -148,7 +148,7 @@ except Exception as error:
     print("told 1")
 engine.shutdown()
 """
-EVENTS = 2_000
+EVENTS = 1_500
 
 
 @trial("R19", unit="failing calls", short=1, long=400, minutes=12)

@@ -94,7 +94,7 @@ def _resident() -> int:
     return found
 
 
-@trial("R25", unit="seconds", short=2, long=600, minutes=10.2)
+@trial("R25", unit="seconds", short=1, long=600, minutes=10.2)
 def overload(count: int) -> Found:
     """Threads submit far more than can be done; callers wait, and memory does not grow."""
     done, stop = [0, 0], threading.Event()

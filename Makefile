@@ -1,6 +1,6 @@
 # Every target sets itself up: the first one run creates .venv and installs the project into it.
 # Variables: PYTHON (interpreter to build .venv with), ARGS (passed on to demo, pytest or bench),
-# SEEDS and FIRST (for sim).
+# SEEDS and FIRST (for sim), ONLY and SHARE (for chaos).
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 LOG   := $(VENV)/install.log
 SEEDS ?= 1000
 FIRST ?= 0
+ONLY  ?=
+SHARE ?= 1
 SHELL := /bin/sh
 
 CHECK := import sys; sys.exit(sys.version_info < (3, 11))
@@ -16,7 +18,7 @@ FOUND := $(shell for p in $(PYTHON) python3 python3.14 python3.13 python3.12 pyt
 QUIET := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sim handlers bench clean
+.PHONY: help demo test lint sim chaos handlers bench clean
 
 help:
 	@echo "make demo    parse, stream and rank the imports of every installed Python file"
@@ -24,6 +26,7 @@ help:
 	@echo "make lint    ruff and mypy only"
 	@echo "make sim     SEEDS=1000 FIRST=0: the engine's machines in simulated time, with faults"
 	@echo "make handlers which except bodies of the engine no test runs"
+	@echo "make chaos   ONLY=R17 SHARE=0.1: kills, damage, full disks, overload; 4 hours with neither"
 	@echo "make bench   the core benchmark, against the standard library"
 	@echo "make clean   remove .venv and everything generated"
 
@@ -54,6 +57,10 @@ sim: $(STAMP)
 
 handlers: $(STAMP)
 	@$(BIN)/python -m tests.handlers $(ARGS)
+
+chaos: $(STAMP)
+	@$(BIN)/python -m tests.chaos --only $(ONLY) --share $(SHARE); held=$$?; \
+	    $(BIN)/python -m tests.chaos.report && exit $$held
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.core --peer stdlib $(ARGS)

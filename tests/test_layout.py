@@ -51,6 +51,17 @@ UPWARD_LAZY: dict[tuple[str, str], str] = {
 }
 # (file, function) -> why it is longer than the limit.
 LONG_FUNCTIONS: dict[tuple[str, str], str] = {}
+# Files that read the wall clock -> what for. Decisions are made by monotonic clocks.
+WALL_CLOCK: dict[str, str] = {
+    "engine/runtime/inventory.py": "times that people read",
+    "engine/runtime/node.py": "when a process was started, for people",
+    "engine/runtime/views.py": "times that people read",
+    "engine/util/replayed.py": "the time that a replayed actor asks for, and is told again",
+}
+WALL_CLOCKS = {
+    *("time.time", "time.time_ns", "time.localtime", "time.ctime", "datetime.now"),
+    *("datetime.utcnow", "datetime.today", "date.today"),
+}
 # Files that print because printing is what they are for.
 PRINTERS = ("engine/cli.py", "engine/cli/", "benchmarks/", "examples/")
 
@@ -120,6 +131,21 @@ def test_core_is_pure(path: Path) -> None:
         name = imported.module
         ours = name.startswith("engine.core") or name in PURE_ENGINE_MODULES
         assert ours or name in CORE_IMPORTS, f"line {imported.line}: {name} is not pure"
+
+
+def test_only_monotonic_clocks_decide() -> None:
+    """Whatever reads the wall clock stands in the table, and nothing else does."""
+    assert {relative(path) for path in LIBRARY if _wall_clocks(path)} == set(WALL_CLOCK)
+
+
+def _wall_clocks(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.ImportFrom) and node.module == "time":
+            found |= {f"time.{name.name}" for name in node.names}
+        elif isinstance(node, ast.Attribute):
+            found.add(".".join(ast.unparse(node).split(".")[-2:]))
+    return found & WALL_CLOCKS
 
 
 @each([path for path in CODE if relative(path) != PICKLE_HOME])

@@ -422,6 +422,21 @@ class NodeMachine:
         self.schedule(now)
         return True
 
+    def on_no_room(self, environment: bytes, text: str) -> None:
+        """There cannot be one more process. Actors fail, but those for which one is on its way.
+
+        Tasks wait for the workers that there are; without any they fail too.
+        """
+        coming = self.roster.not_started(environment)
+        waiting = [
+            demand for demand in self.demands.values()
+            if demand.environment == environment and (demand.actor or not self.workers)
+        ]
+        for demand in waiting[coming:]:
+            pool = self.pool_for(demand)
+            if pool is not None and pool.has_room(demand.units):  # else it waits for resources
+                self._fail(demand, demand.kind("UnschedulableError"), text)
+
     def on_setup_failed(self, environment: bytes, text: str) -> None:
         """An environment cannot be set up: what waits for it fails; later work tries again."""
         self.roster.forgive(environment)

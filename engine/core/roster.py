@@ -114,6 +114,11 @@ class Roster:
         count = self._failed[environment] = self._failed.get(environment, 0) + 1
         return count
 
+    def not_started(self, environment: bytes) -> int:
+        """A worker could not be forked; how many others of its environment are on their way."""
+        self._no_longer_starting(environment)
+        return self._starting.get(environment, 0)
+
     def forgive(self, environment: bytes) -> None:
         """Starts that have failed until now are accounted for."""
         self._failed.pop(environment, None)

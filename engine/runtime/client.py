@@ -318,7 +318,8 @@ class Runtime:
             del self.connections[connection.peer]
         if connection.peer == self.node:
             self.node_alive = False
-            self.owner.node_died("is gone")
+            trouble = connection.trouble
+            self.owner.node_died(f"is not heard any more: {trouble}" if trouble else "is gone")
             return
         if self.owner.is_dead(connection.peer):
             # Its last words came after the news of its death, and what they brought up is lost.

@@ -28,8 +28,8 @@ from engine.runtime import client, termination
 from engine.runtime.client import Runtime
 from engine.runtime.console import Console
 from engine.runtime.environments import DEVICES
-from engine.runtime.process import raise_descriptor_limit
 from engine.wire.connection import Connection, ConnectionClosed
+from engine.wire.descriptors import raise_descriptor_limit
 
 __all__ = ["Driver", "start", "stop"]
 

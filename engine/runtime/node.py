@@ -70,11 +70,14 @@ from engine.runtime.reactor import Reactor
 from engine.runtime.segments import CheckpointFiles
 from engine.runtime.services import Services
 from engine.wire.connection import Connection
+from engine.wire.descriptors import OUT_OF_DESCRIPTORS, descriptors_left, reserve
 
 __all__ = ["Node", "Process"]
 
 # Dead processes whose pid and cause can still be told to those who ask late.
 _DEAD_KEPT = 10_000
+# The node has for each worker its line, its output, its pidfd and its page; some more for a moment.
+_WORKER_DESCRIPTORS = 8
 
 
 class Process:
@@ -207,6 +210,10 @@ class Node:
 
     def start_worker(self, environment: bytes) -> None:
         """Ask the zygote for a worker (an effect of the node machine)."""
+        if descriptors_left() < _WORKER_DESCRIPTORS * self.machine.roster.starting:
+            text = f"the node can start no further worker process: its {OUT_OF_DESCRIPTORS}"
+            self.machine.on_no_room(environment, text)
+            return
         self._fork("worker", environment)
 
     def _fork(self, kind: str, environment: bytes = b"") -> bytes:
@@ -365,7 +372,8 @@ class Node:
             return
         first.peers.add(other)
         second.peers.add(one)
-        mine, theirs = socket.socketpair()
+        with reserve:
+            mine, theirs = socket.socketpair()
         self.send_fd(one, Peer(other, second.pid), mine.detach())
         self.send_fd(other, Peer(one, first.pid), theirs.detach())
 

@@ -14,6 +14,7 @@ from engine.core.messages import FreeBlock
 from engine.core.pressure import Pressure
 from engine.core.store import SegmentBook
 from engine.runtime.segments import SegmentFiles
+from engine.wire.descriptors import reserve
 
 if TYPE_CHECKING:
     from engine.runtime.node import Node
@@ -151,7 +152,8 @@ class NodeStore:
 
     def create_segment(self, segment: int, size: int) -> None:
         """Make the memory or the file of a segment."""
-        self._files.create(segment, size)
+        with reserve:
+            self._files.create(segment, size)
 
     def drop_segment(self, segment: int) -> None:
         """Give a segment back, and have everybody forget it."""
@@ -161,7 +163,8 @@ class NodeStore:
 
     def attach(self, process: bytes, number: int, segment: int, size: int) -> None:
         """Answer a request with a segment's descriptor."""
-        fd = self._files.duplicate(segment)
+        with reserve:
+            fd = self._files.duplicate(segment)
         self._node.send_fd(process, Attach(number, segment, size), fd)
 
     def refuse(self, process: bytes, number: int, text: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 import signal
 import socket
 
@@ -15,7 +14,6 @@ __all__ = [
     "die_with_parent",
     "exit_cause",
     "keep_freed_memory",
-    "raise_descriptor_limit",
     "socket_from",
 ]
 
@@ -23,7 +21,6 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-_DESCRIPTORS = 1 << 16
 
 
 def _prctl(option: int, value: int) -> None:
@@ -64,18 +61,6 @@ def be_first_to_go() -> None:
     # Where /proc cannot be written it chooses by size alone.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
-
-
-def raise_descriptor_limit() -> None:
-    """Allow this process and its children more descriptors, up to what the system permits.
-
-    The node has half a dozen for each worker, the driver one for each process that it calls, and
-    the usual soft limit is 1,024.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def exit_cause(status: int) -> str:

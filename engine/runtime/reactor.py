@@ -51,8 +51,11 @@ class _Spin:
             return 0.0
         if now - self._sampled > _LOAD_SAMPLE_SECONDS:
             self._sampled = now
-            with open("/proc/loadavg") as file:
-                running = int(file.read().split()[3].partition("/")[0])
+            try:
+                with open("/proc/loadavg") as file:
+                    running = int(file.read().split()[3].partition("/")[0])
+            except OSError:  # no descriptor is left for it: rather sleep than poll
+                running = 1 << 16
             self._crowded = running > 2 * self._cpus
         return self.window / 4 if self._crowded else self.window
 
@@ -341,7 +344,8 @@ class Reactor:
     def _receive(self, connection: Connection) -> None:
         try:
             messages = connection.receive()
-        except (ConnectionClosed, ProtocolError):
+        except (ConnectionClosed, ProtocolError) as error:
+            connection.trouble = str(error) if isinstance(error, ProtocolError) else ""
             self.remove(connection)
             self._on_closed(connection)
             return

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from sortedcontainers import SortedList
 
 from engine.core.values import Block
+from engine.wire.descriptors import reserve
 
 __all__ = ["Arena", "ArenaSegment", "Segment"]
 
@@ -45,7 +46,8 @@ class Segment:
     def __init__(self, segment_id: int, fd: int, size: int) -> None:
         self.id = segment_id
         self.size = size
-        self.map = mmap.mmap(fd, size)
+        with reserve:  # the map has a descriptor of its own
+            self.map = mmap.mmap(fd, size)
         os.close(fd)
 
     def view(self, offset: int, size: int) -> memoryview:

@@ -75,6 +75,7 @@ class CheckpointDirectory:
         # What lies here is unpickled: who can write to it can run code as this account.
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._states.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(path.parent)  # else the directory itself may be gone after a power failure
         try:
             self._lock = Lock(path / "driver.lock", exclusive=True)
         except BlockingIOError as error:
@@ -128,7 +129,10 @@ class CheckpointDirectory:
         head, _, body = content.partition(b"\n")
         if head != _MAGIC + digest_of([body]).encode():
             raise CheckpointError(f"expected a whole manifest, found damage in {path}")
-        manifest = msgspec.json.decode(body, type=Manifest)
+        try:
+            manifest = msgspec.json.decode(body, type=Manifest)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # written so, with its checksum
+            raise CheckpointError(f"expected a manifest in {path}: {error}") from error
         if manifest.epoch != epoch:
             raise CheckpointError(f"expected epoch {epoch}, found {manifest.epoch} in {path}")
         return manifest

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from engine.core.messages import Message
+from engine.wire.descriptors import OUT_OF_DESCRIPTORS, reserve
 
 __all__ = ["Connection", "ConnectionClosed", "ProtocolError"]
 
@@ -63,6 +64,7 @@ class Connection:
         "received",
         "sent",
         "sock",
+        "trouble",
     )
 
     def __init__(
@@ -81,6 +83,7 @@ class Connection:
         self.frame_max = frame_max
         self.open_calls = 0  # calls sent and not yet answered: says whether the peer is busy
         self.closed = False
+        self.trouble = ""  # why it was given up
         self._head = b""
         self._tail: bytearray | None = None
         self.sent = 0
@@ -195,14 +198,17 @@ class Connection:
     def _read(self) -> bytes:
         if not self.passing:
             return self.sock.recv(_READ)
-        data, ancillary, _flags, _address = self.sock.recvmsg(
-            _READ, socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX), socket.MSG_CMSG_CLOEXEC
-        )
+        with reserve:
+            data, ancillary, flags, _address = self.sock.recvmsg(
+                _READ, socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX), socket.MSG_CMSG_CLOEXEC
+            )
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds = array.array("i")
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
                 self.descriptors.extend(fds)
+        if flags & socket.MSG_CTRUNC:  # those to come would be taken for the ones that are lost
+            raise ProtocolError(OUT_OF_DESCRIPTORS)
         return data
 
     def _parse(self, data: bytes, messages: list[Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.config import Config
-from engine.core.control import LeaseGrant, LeaseReclaim, LeaseRequest
+from engine.core.control import LeaseGrant, LeaseReclaim, LeaseRequest, Unplaceable
 from engine.core.groups import Group
 from engine.core.node import NodeMachine
 
@@ -17,6 +17,7 @@ class _Edge:
     """Notes the effects."""
 
     def __init__(self) -> None:
+        self.unplaced: list[tuple[bytes, str]] = []
         self.sent: list[tuple[bytes, Any]] = []
         self.started = 0
         self.killed: list[bytes] = []
@@ -42,6 +43,9 @@ class _Edge:
 
     def placed(self, actor: bytes, worker: bytes) -> None:
         self.placements.append((actor, worker))
+
+    def unplaceable(self, actor: bytes, kind: str, text: str) -> None:
+        self.unplaced.append((actor, kind))
 
     def take(self, kind: type) -> list[tuple[bytes, Any]]:
         found = [item for item in self.sent if isinstance(item[1], kind)]
@@ -216,3 +220,29 @@ def test_random_histories_keep_the_books(seed: int) -> None:
     for process in sorted(machine.workers):
         machine.on_died(process, now)
     assert machine.pool.free == machine.pool.total
+
+
+def test_actors_without_a_process_fail_but_those_for_which_one_comes() -> None:
+    machine, edge = _machine(2)
+    for number in range(3):
+        machine.want_actor(b"actor%d" % number, {}, b"", -1, 0.0)
+    machine.want_actor(b"large", {"CPU": 3}, b"", -1, 0.0)
+    assert edge.started == 3
+    machine.on_no_room(b"", "no room")
+    assert edge.unplaced == [(b"actor2", "ActorUnschedulableError")]
+    machine.on_worker_ready(b"worker00", 100, 0.0)
+    machine.on_worker_ready(b"worker01", 101, 0.0)
+    assert [actor for actor, _ in edge.placements] == [b"actor0", b"actor1"]
+    assert list(machine.demands) == [(b"", b"large")], "it waits for resources"
+
+
+def test_tasks_wait_for_workers_that_there_are_and_fail_without_any() -> None:
+    machine, edge = _machine(2, 1)
+    _ask(machine, b"owner", 2)
+    machine.on_no_room(b"", "no room")
+    assert len(machine.demands) == 1
+    assert not edge.take(Unplaceable)
+    machine.on_died(b"worker00", 0.0)
+    machine.on_no_room(b"", "no room")
+    assert not machine.demands
+    assert [message.kind for _, message in edge.take(Unplaceable)] == ["TaskUnschedulableError"]

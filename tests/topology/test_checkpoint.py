@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as hyp
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 import engine.topology.durable as durable
 import engine.topology.statefile as statefile
@@ -155,20 +158,22 @@ def damage_once(
             name.write_bytes(original[name])
 
 
-@pytest.mark.parametrize(
-    "rounds", [600, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
-)
-def test_every_damage_is_noticed_and_the_epoch_before_is_loaded(
-    directory: CheckpointDirectory, rounds: int
-) -> None:
-    original = {
+def originals(directory: CheckpointDirectory) -> dict[Path, bytes]:
+    """Every file of three epochs, as it is."""
+    found = {
         path: path.read_bytes()
         for path in directory.path.rglob("*")
         if path.is_file() and path.suffix != ".lock"
     }
-    assert len(original) == 3 + 3 * 2 * COPIES
-    draw = random.Random(1)
-    for _ in range(rounds):
+    assert len(found) == 3 + 3 * 2 * COPIES
+    return found
+
+
+def test_every_damage_is_noticed_and_the_epoch_before_is_loaded(
+    directory: CheckpointDirectory,
+) -> None:
+    original, draw = originals(directory), random.Random(1)
+    for _ in range(600):
         damage_once(draw, directory, original)
     assert check(load(directory)) == 3
 
@@ -187,6 +192,27 @@ def test_nothing_is_unpickled_before_it_is_verified(
     with pytest.raises(CheckpointError, match="is damaged: its checksum is not"):
         read_state(directory.path, manifest.states[1])
     assert decoded == []
+
+
+json_values = hyp.recursive(
+    hyp.none() | hyp.booleans() | hyp.integers() | hyp.floats() | hyp.text(max_size=9),
+    lambda inner: hyp.lists(inner, max_size=4)
+    | hyp.dictionaries(hyp.sampled_from(["epoch", "states", "tokens", "copy", "x"]), inner),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(hyp.binary(max_size=200) | json_values.map(msgspec.json.encode))
+def test_a_manifest_that_says_nonsense_is_refused_whatever_its_checksum(
+    directory: CheckpointDirectory, body: bytes
+) -> None:
+    head = b"penstock-checkpoint 1 " + digest_of([body]).encode()
+    (directory.path / "manifest-00000003").write_bytes(head + b"\n" + body)
+    manifest, wrong = directory.latest()
+    assert manifest is not None
+    assert manifest.epoch == 2
+    assert len(wrong) == 1
 
 
 # --- crashes in the middle of writing -----------------------------------------------------------

@@ -1,0 +1,24 @@
+"""All trials: importing their modules fills the table."""
+
+from __future__ import annotations
+
+from tests.chaos import (
+    clocks,
+    corruption,
+    crashes,
+    descriptors,
+    disks,
+    flows,
+    fuzz,
+    kills,
+    points,
+    pressure,
+    seeds,
+    suites,
+)
+from tests.chaos.trial import TRIALS
+
+__all__ = ["MODULES", "TRIALS"]
+
+MODULES = [clocks, corruption, crashes, descriptors, disks, flows, fuzz, kills, points]
+MODULES += [pressure, seeds, suites]

@@ -1,0 +1,188 @@
+"""Disks that refuse: the N-th system call of a real process fails, for N = 1, 2, 3 ... to the end.
+
+`strace` makes the call fail in the process itself. A run counts as untouched when nothing was
+injected, and then the loop is over. Without `strace` these trials cannot be run, and say so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from tests.chaos.trial import Found, trial
+from tests.faults.jobs import model, output_of, write_input
+from tests.layout import ROOT
+
+__all__ = ["checkpoint_errors", "spill_errors", "traced"]
+
+SECONDS = 60.0
+CALLS_MAX = 400  # more calls than a process makes here: then the loop does not end by itself
+NEVER = 60_000  # strace counts in 16 bits
+ENDS = {True: "until no call was left to fail", False: "calls are left that have not failed yet"}
+NEEDS = "strace is not there"
+
+
+def traced(
+    script: str, folder: Path, *injections: str
+) -> tuple[subprocess.CompletedProcess[str], int]:
+    """Run a driver with calls that fail; its end, and how many calls failed."""
+    log = folder / "strace"
+    traced_calls = ",".join(one.split(":")[0] for one in injections)
+    command = [
+        *("strace", "-f", "--seccomp-bpf", "-qq", "-o", str(log), "-e", f"trace={traced_calls}"),
+        *(word for one in injections for word in ("-e", f"inject={one}")),
+        *(sys.executable, "-c", script, str(folder)),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False,
+        timeout=SECONDS,
+    )  # fmt: skip
+    return done, log.read_text(errors="replace").count("(INJECTED)")
+
+
+# ------------------------------------------------------------------------------ spilling
+
+_SPILLS = """
+import sys
+import numpy as np
+import engine
+from engine.config import Config
+MIB = 1 << 20
+config = Config(store_wait_seconds=0.5, spill_retry_seconds=0.1)
+engine.init(num_cpus=1, object_store_memory=80 * MIB, object_spilling_directory=sys.argv[1],
+            config=config)
+
+@engine.remote
+def make(n):
+    return np.full(4 * MIB, n, np.uint8)
+
+told, refs = 0, []
+for n in range(40):
+    try:
+        refs.append((n, make.remote(n) if n % 2 else engine.put(np.full(4 * MIB, n, np.uint8))))
+    except engine.exceptions.EngineError as error:
+        assert "engine.init(object_spilling_directory=" in str(error), error
+        told += 1
+for n, ref in refs:
+    try:
+        found = engine.get(ref, timeout=30)
+    except engine.exceptions.EngineError as error:
+        if isinstance(error, engine.exceptions.GetTimeoutError):
+            raise
+        assert "engine.init(object_spilling_directory=" in str(error), error
+        told += 1
+        continue
+    assert (found == n).all()
+    del found
+del refs, ref
+assert int(engine.get(make.remote(3), timeout=30)[7]) == 3  # and it goes on
+engine.shutdown()
+print("fine", told)
+"""
+
+
+@trial("R19", unit="failing calls", short=2, long=400, minutes=12)
+def spill_errors(count: int) -> Found:
+    """The N-th write of a spilled value fails, once or from then on: an error or no trace."""
+    kinds = [
+        f"pwrite64:error={name}:when={when}"
+        for when in ("{}", "{}+") for name in ("ENOSPC", "EIO")
+    ]  # fmt: skip
+    return _loop(count, kinds, _SPILLS)
+
+
+def _loop(count: int, kinds: list[str], script: str) -> Found:
+    """Each kind of failure at the first call, the second, and so on, until none is hit."""
+    if shutil.which("strace") is None:
+        return Found(0, note=NEEDS)
+    wrong = Counter[str]({"hangs": 0, "drivers died": 0, "wrong results": 0})
+    injected, told, done, left = 0, 0, 0, list(kinds)
+    for number in range(1, CALLS_MAX):
+        for kind in list(left):
+            if done >= count or not left:
+                break
+            with tempfile.TemporaryDirectory() as name:
+                try:
+                    ended, hits = traced(script, Path(name), kind.format(number))
+                except subprocess.TimeoutExpired:
+                    wrong["hangs"] += 1
+                    continue
+            if not hits:
+                left.remove(kind)
+                continue
+            done, injected = done + 1, injected + hits
+            if ended.returncode:
+                print(kind.format(number), ended.stderr[-3000:], file=sys.stderr)
+                wrong["drivers died"] += ended.returncode < 0
+                wrong["wrong results"] += ended.returncode > 0
+            else:
+                told += int(ended.stdout.split()[-1])
+    figures = {"calls that failed": injected, "errors told": told}
+    return Found(done, dict(wrong), figures, note=ENDS[not left], complete=not left)
+
+
+# ------------------------------------------------------------------------------ checkpoints
+
+_JOB = """
+import sys
+from pathlib import Path
+import engine
+from engine.topology import Checkpoints
+from tests.faults.jobs import job_of
+
+folder = Path(sys.argv[1])
+engine.init(num_cpus=2)
+policy = Checkpoints(directory=folder / "ck", every=0.05, restarts=1000)
+try:
+    job_of(folder, pause=0.002).run(2, checkpoint=policy, progress=False)
+    print("fine 0")
+except Exception as error:
+    names = "Input/output error", "No space left on device"
+    assert any(name in str(error) for name in names), error
+    print("told 1")
+engine.shutdown()
+"""
+EVENTS = 1_500
+
+
+@trial("R19", unit="failing calls", short=1, long=400, minutes=12)
+def checkpoint_errors(count: int) -> Found:
+    """The N-th sync or rename of a stream's checkpoints and files fails: the output is whole."""
+    if shutil.which("strace") is None:
+        return Found(0, note=NEEDS)
+    wrong = Counter[str]({"hangs": 0, "drivers died": 0, "wrong output": 0})
+    wanted, done, injected, told = model(EVENTS), 0, 0, 0
+    left = [f"{call}:error={name}:when={{}}" for call, name in
+            (("fsync", "EIO"), ("rename", "ENOSPC"), ("fsync", "ENOSPC"))]
+    for number in range(1, CALLS_MAX):
+        for kind in list(left):
+            if done >= count:
+                break
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                write_input(folder / "in", EVENTS)
+                try:
+                    ended, hits = traced(_JOB, folder, kind.format(number))
+                    if ended.returncode == 0 and "told" in ended.stdout:
+                        told += 1  # the job gave up: another driver goes on where it was
+                        ended, _ = traced(_JOB, folder, kind.format(NEVER))
+                except subprocess.TimeoutExpired:
+                    wrong["hangs"] += 1
+                    continue
+                if not hits:
+                    left.remove(kind)
+                    continue
+                done, injected = done + 1, injected + hits
+                if ended.returncode:
+                    print(kind.format(number), ended.stderr[-3000:], file=sys.stderr)
+                    wrong["drivers died"] += 1
+                else:
+                    wrong["wrong output"] += output_of(folder) != wanted
+    figures = {"calls that failed": injected, "jobs that gave up, and were gone on with": told}
+    return Found(done, dict(wrong), figures, note=ENDS[not left], complete=not left)

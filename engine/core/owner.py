@@ -105,6 +105,7 @@ class Owner:
         loader = Loader(self.objects, config)
         self._load, self._unload = both = loader.load, loader.unload
         self.dispatch = Dispatcher(node, config, send, definition, *both)
+        self.dispatch.aside = self._wait_again
         self.callers = Callers(me, node, send, self._fail, self._prepare_again, *both)
         self.streams = ItemStreams(ids, self.objects, send)
         self.trusts = Trusts(ids, self.objects, send)
@@ -310,6 +311,13 @@ class Owner:
         if task.deps is None or not self._wait_for_deps(task, self.dispatch.enqueue_first):
             self.dispatch.enqueue_first(task)
 
+    def _wait_again(self, task: Task) -> bool:
+        """A task was given back. True when its arguments have to be made again, or cannot be."""
+        if any(self.objects.entries[one].value is None for one in task.deps or ()):
+            self._wait_for_deps(task, self.dispatch.enqueue_first)
+            return True
+        return not self._check_deps(task)
+
     def _is_actor(self, object_id: bytes) -> bool:
         return object_id in self.callers.actors or object_id in self.objects.farewells
 
@@ -340,16 +348,17 @@ class Owner:
         if values and values[0].error != ERROR_NONE and self._retry(task, values[0]):
             self._run_again(task)
             return
-        keep, deps = task.keep, task.deps
+        keep, deps, in_block = task.keep, task.deps, False
         self._close(task)
         if values and values[0].error != ERROR_NONE:
             values = [values[0]] * max(1, len(task.returns))
         contained: list[bytes] = []
         for object_id, value in zip(task.returns, values, strict=False):
             self.objects.resolve(object_id, value)
+            in_block |= value.block is not None
             if value.contains:
                 contained += value.contains
-        if any(value.block is not None for value in values):
+        if in_block:
             self.rebuild.keep(task, keep, deps)
         if any(value.contains for value in values):
             settled = Settled(message.id)

@@ -110,11 +110,18 @@ class _Worker:
             self.blocked = not self.read(self.todo[0])
             if not self.blocked:
                 del self.todo[0]
+            elif self.world.draw.random() < 0.5:  # waiting in its own code it could not do that
+                call, self.running, self.blocked = self.running, None, False
+                self.send(OWNER, Returned([call.id]))
+                self.leave(call)
             elif self.queue:
                 self.give_back(len(self.queue))
             return
         call, self.running, self.blocked = self.running, None, False
         self.world.answer(self, call, self.found)
+        self.leave(call)
+
+    def leave(self, call: Call) -> None:
         for dep in call.deps or ():
             self.table.release(dep.id)
 

@@ -38,6 +38,10 @@ def error_is_excused(world: World, expect: Expect, error: Failure) -> None:
         )
     elif any(one.cancelled for one in closure) and kind in _OF_CANCELS:
         good = True
+    elif kind == "ObjectReconstructionFailedError":
+        good = world.damage.happened()
+    elif kind == "WorkerCrashedError" and world.damage.happened():
+        good = world.deaths > 0  # the retries may have gone into making it again
     elif kind == "WorkerCrashedError":
         limit = world.config.restart_deaths_max
         good = any(
@@ -121,6 +125,8 @@ def _left_in_process(process: Process) -> dict[str, Any]:
         "objects kept in memory for their owners": spill._refused,
         "objects on their way": spill._moving or process.spilling.jobs,
         "bytes in memory": spill.resident,
+        "lineage": owner.objects.lineage._records or owner.objects.lineage.known,
+        "bytes of lineage": owner.objects.lineage.nbytes,
         "memory is short": spill.short or values.missing,
         "waiting for memory": values.waiters,
         "blocks": _blocks(process),

@@ -24,6 +24,8 @@ _BRANCHES = (
     *("a request for memory is withdrawn", "asked the owner where an argument lies"),
     *("freed memory went to a thread that waits", "gave up a part of a segment"),
     *("memory came after all", "no room to read a value back", "read back", "read from disk"),
+    *("a lost argument", "gave a call back for a lost argument"),
+    *("fault: damage", "waits for what was lost"),
     *("spilled", "spilled in vain", "threads ask for memory one after the other"),
     *("stayed for what it owns", "the last words of a dead process", "waited for admission"),
 )
@@ -35,15 +37,15 @@ _ERRORS = (
     *("ActorDiedError", "ActorUnavailableError", "NodeDiedError", "ObjectStoreFullError"),
     *("OutOfDiskError",),
     *("OwnerDiedError", "TaskCancelledError", "TaskPlacementGroupRemoved"),
-    *("UserError", "WorkerCrashedError"),
+    *("ObjectReconstructionFailedError", "UserError", "WorkerCrashedError"),
 )
 # Requests and answers that were lost with one of their ends, each way.
 _LOST = ("AddBorrower", "BorrowAck", "Call", "Connect", "Done", "DoneMany", "DropBorrower", "Fetch")
 # Messages of what the simulator does not have: zygotes, logs, topologies, replayed actors, durable
-# values, losses.
+# values.
 _ABSENT = {
     *("ChannelFrame", "Checkpoint", "CheckpointKept", "Covered", "Fork", "Forked"),
-    *("Entrust", "Entrusted", "Lost"),
+    *("Entrust", "Entrusted"),
     *("History", "Holding", "Keep", "KillWorker", "Leaving", "Log", "LogShown", "Order"),
     *("Preload", "Preloaded", "ReplayAsk", "ReplayOffer"),
     *("Restore", "Stop"),

@@ -6,10 +6,11 @@ that it is free. Reading anything else is what "freed too early" looks like from
 
 from __future__ import annotations
 
+from random import Random
 from zlib import crc32
 
 from engine.core.values import Block
-from tests.sim.member import Violation
+from tests.sim.member import Failure, Violation
 
 __all__ = ["Memory", "Space"]
 
@@ -19,6 +20,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._content: dict[tuple[int, int], bytes] = {}
+        self._damaged: set[tuple[int, int, int]] = set()  # places on disk, and what was there
 
     def write(self, block: Block, data: bytes) -> None:
         """Fill a block that was just allocated."""
@@ -26,9 +28,22 @@ class Memory:
         if key in self._content:
             raise Violation(f"{block} was given out while something lies there")
         self._content[key] = data
+        self._damaged.discard((*key, crc32(data)))
+
+    def damage(self, draw: Random) -> bool:
+        """Something on disk can be read no more, nor by those who come late. False: all is."""
+        whole = [
+            (*key, crc32(data)) for key, data in self._content.items()
+            if key[0] < 0 and (*key, crc32(data)) not in self._damaged
+        ]  # fmt: skip
+        if whole:
+            self._damaged.add(draw.choice(whole))
+        return bool(whole)
 
     def read(self, block: Block) -> bytes:
         """What lies in a block."""
+        if block.segment < 0 and (block.segment, block.offset, block.check) in self._damaged:
+            raise Failure("ObjectLostError", "it is damaged.")
         data = self._content.get((block.segment, block.offset))
         if data is None:
             raise Violation(f"{block} is read after it was freed")

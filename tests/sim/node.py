@@ -69,7 +69,8 @@ class Node(Member):
         self.config = world.config
         self.machine = NodeMachine(resources, world.config, self)
         self.head = HeadMachine(self, world.config)
-        self.store = SegmentBook(world.store_bytes, self)
+        reserve = int(world.store_bytes * world.config.recovery_store_share)
+        self.store = SegmentBook(world.store_bytes, self, reserve=reserve)
         self.disk = SegmentBook(world.disk_bytes, self, sign=-1)
         self.pressure = Pressure(self.store, self, world.config)
         self.gatherings = Gatherings(self.send)
@@ -356,9 +357,11 @@ class Node(Member):
         """As `Services.on_request`."""
         getattr(self, "_serve_" + message.what)(peer, message.number, **message.args)
 
-    def _serve_segment(self, peer: bytes, number: int, size: int, wish: int, hurry: int) -> None:
+    def _serve_segment(
+        self, peer: bytes, number: int, size: int, wish: int, hurry: int, recovery: bool
+    ) -> None:
         now = self.world.clock.now
-        self.pressure.on_request(peer, number, size, wish, hurry, now)
+        self.pressure.on_request(peer, number, size, wish, hurry, now, recovery)
         self._look_at(self.pressure.tick(now))
 
     def _serve_withdraw(self, peer: bytes, number: int, which: int) -> None:

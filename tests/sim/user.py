@@ -12,6 +12,7 @@ from engine.core.callers import ActorClient
 from engine.core.control import CreateActor, KillActor
 from engine.core.dispatch import Task
 from engine.core.messages import ActorCall, Call, Details
+from engine.core.objects import Entry
 from engine.core.placing import Placing
 from engine.core.retention import UNNUMBERED
 from engine.core.streams import ItemStream
@@ -26,6 +27,7 @@ from engine.core.values import (
 from tests.sim.member import Failure, Steps
 from tests.sim.process import Process
 from tests.sim.references import Big, Encoded, Handle, Ref, encode
+from tests.sim.values import Unreadable
 
 __all__ = ["Failure", "Items", "User"]
 
@@ -78,9 +80,32 @@ class User(Process):
                     raise self.error_of(entry.value)
         out = []
         for ref, entry in zip(refs, found, strict=True):
-            assert entry.value is not None
-            out.append((yield from self.materialise(entry.value, ref)))
+            out.append((yield from self._read_value(ref, entry, timeout)))
         return out
+
+    def _read_value(self, ref: Ref, entry: Entry, timeout: float | None) -> Steps:
+        """As `Waits._read`; the time-out begins anew with each loss."""
+        while True:
+            value = entry.value
+            if value is None:
+                self.world.mark("waits for what was lost")
+                self.owner.objects.want(ref.id, entry)
+                if not (yield from self.wait_for(lambda: entry.value is not None, timeout)):
+                    raise Failure("GetTimeoutError", f"after {timeout} s")
+                continue
+            try:
+                return (yield from self.materialise(value, ref))
+            except Unreadable as lost:
+                self.report_lost(ref, lost)
+
+    def report_lost(self, ref: Ref, lost: Unreadable) -> None:
+        """As `Runtime.report_lost`."""
+        if not self.node_alive:
+            raise Failure("ObjectLostError", str(lost))
+        self.drain()
+        self.owner.rebuild.noticed(ref.id, lost.block, str(lost))
+        self.flush()
+        self.look_at_leases()
 
     def wait(self, refs: list[Ref], count: int, timeout: float | None) -> Steps:
         """As `engine.wait`: the first `count` ready references, in list order."""
@@ -116,12 +141,14 @@ class User(Process):
 
     # ------------------------------------------------------------------ storing
 
-    def store(self, encoded: Encoded, owner: bytes, inline: bool = True) -> Steps:
+    def store(
+        self, encoded: Encoded, owner: bytes, inline: bool = True, recovery: bool = False
+    ) -> Steps:
         """As `Values.store`: the value as it is kept, for an object of `owner`."""
         contains = [ref.id for ref in encoded.refs] or None
         if inline and encoded.size <= self.config.inline_bytes_max:
             return Value(encoded.data, None, contains)
-        block = yield from self.values.place(encoded.size, encoded.data, owner)
+        block = yield from self.values.place(encoded.size, encoded.data, owner, recovery)
         return Value(b"", None, contains, block)
 
     def put(self, value: Any) -> Steps:

@@ -43,11 +43,16 @@ from tests.sim.network import End
 from tests.sim.process import Interrupted
 from tests.sim.references import Encoded, encode
 from tests.sim.user import User
+from tests.sim.values import Unreadable
 
 __all__ = ["ActorExit", "Worker"]
 
 _REPLY_SECONDS = 200e-6  # as in `runtime.worker`
 _PATIENCE_SECONDS = 300e-6  # as in `runtime.waiting`
+
+
+class ArgumentMissing(Exception):
+    """As in `runtime.arguments`."""
 
 
 class ActorExit(Exception):
@@ -323,20 +328,28 @@ class Worker(User):
         deps = [*self.parts.pop(call.id, ()), *(call.deps or ())]
         if len(deps) != len(slots):
             raise Violation(f"{len(deps)} values for {len(slots)} arguments of {call!r}")
+        caller = owner_of(call.id) if type(call) is Call else b""
         for slot, dep in zip(slots, deps, strict=True):
             if dep.value.block is not None:
-                args[slot] = yield from self._read(dep)
+                args[slot] = yield from self._read(dep, caller)
             else:
                 args[slot] = self.decode(dep.value.data)
         return args
 
-    def _read(self, found: ObjectValue) -> Steps:
+    def _read(self, found: ObjectValue, caller: bytes = b"") -> Steps:
         """As `arguments._read`."""
         ref = self.adopt(found.id)
         if found.value.block == ELSEWHERE:
             self.world.mark("asked the owner where an argument lies")
-            return (yield from self.get([ref]))[0]
-        return (yield from self.materialise(found.value, ref))
+        else:
+            try:
+                return (yield from self.materialise(found.value, ref))
+            except Unreadable as lost:
+                self.world.mark("a lost argument")
+                self.report_lost(ref, lost)
+        if owner_of(found.id) == caller:
+            raise ArgumentMissing
+        return (yield from self.get([ref]))[0]
 
     def before_memory_wait(self) -> None:
         if self.running is not None:
@@ -363,6 +376,11 @@ class Worker(User):
                 self._cancelled(peer, call)
                 return
             yield from self._reply(peer, call, result, start)
+        except ArgumentMissing:
+            self.world.mark("gave a call back for a lost argument")
+            if (end := self.connections.get(peer)) is not None:
+                self.post(end, Returned([call.id]))
+                self.flush()
         except Interrupted:
             self._cancelled(peer, call)
         except Failure as error:
@@ -455,7 +473,8 @@ class Worker(User):
         try:
             for one in encoded:
                 refs += one.refs
-                values.append((yield from self.store(one, peer)))
+                recovery = call.details is not None and call.details.recovery
+                values.append((yield from self.store(one, peer, recovery=recovery)))
         except BaseException:  # the call fails: nobody will own those stored already
             for stored in values:
                 if stored.block is not None:

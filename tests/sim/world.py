@@ -12,6 +12,7 @@ from engine.core.messages import Call
 from tests.sim import checks
 from tests.sim.actors import Actors
 from tests.sim.clock import Clock
+from tests.sim.damage import Damage
 from tests.sim.faults import Faults
 from tests.sim.member import Killed, Member, Violation
 from tests.sim.memory import Memory
@@ -60,6 +61,7 @@ class World:
         self.clock = Clock()
         self.marks: Counter[str] = Counter()
         self.faults = Faults(self, draw)
+        self.damage = Damage(self, seed)
         self.config = Config(
             inline_bytes_max=1000,
             frame_bytes_max=draw.choice([400, 64 << 20]),
@@ -225,7 +227,8 @@ class World:
         """A worker begins to run a call."""
         self.starts[call.id] += 1
         at = self.cancelled.get(call.id)
-        if at is not None and at != worker.id:
+        again = type(call) is Call and call.details is not None and call.details.recovery
+        if at is not None and at != worker.id and not again:
             raise Violation(f"{call!r} began to run in {worker.pid} after it was cancelled")
         if type(call) is not Call:
             return
@@ -286,6 +289,7 @@ class World:
         """Faults, healing, liveness, and the census of what is left."""
         self.driver.start(self._program())
         self.faults.begin()
+        self.damage.begin()
         clock = self.clock
         bound = self.faults.until + LIVENESS_SECONDS
         for _ in range(_STEPS_MAX):

@@ -82,14 +82,11 @@ def attach_arguments(
 
 
 def read_arguments(
-    runtime: Runtime,
-    call: Call | ActorCall | Any,
-    parts: dict[bytes, list[ObjectValue]],
-    caller: bytes = b"",
+    runtime: Runtime, call: Call | ActorCall | Any, parts: dict[bytes, list[ObjectValue]]
 ) -> tuple[Any, dict[str, Any]]:
     """The (args, kwargs) of a call that has arrived, `parts` of its dependencies before it.
 
-    What is lost is waited for; but ArgumentMissing is raised if it is `caller` who owns it.
+    What is lost is waited for; but if a task's caller owns it, ArgumentMissing is raised.
     """
     if call.large is not None:
         payload = _read(runtime, call.large)
@@ -104,7 +101,7 @@ def read_arguments(
     deps = [*parts.pop(call.id, ()), *call.deps] if parts else call.deps
     for slot, dep in zip(slots, deps, strict=True):
         if dep.value.block is not None:
-            value = _read(runtime, dep, caller)
+            value = _read(runtime, dep, call)
         else:
             value = codec.decode(dep.value.data, dep.value.buffers)
         if isinstance(slot, int):
@@ -136,13 +133,13 @@ def given_arguments(
     return tuple(places), kwargs
 
 
-def _read(runtime: Runtime, found: ObjectValue, caller: bytes = b"") -> Any:
+def _read(runtime: Runtime, found: ObjectValue, call: Any = None) -> Any:
     ref = adopt(found.id)
     if found.value.block != ELSEWHERE:
         try:
             return runtime.values.materialise(found.value, ref)
         except Unreadable as lost:
             runtime.report_lost(ref, lost)
-    if owner_of(found.id) == caller:
+    if type(call) is Call and owner_of(found.id) == owner_of(call.id):
         raise ArgumentMissing
     return runtime.get((ref,), None)[0]

@@ -160,8 +160,7 @@ class Execution:
             else:
                 function = self._methods.get(call.method) or self.method(call.method)
             if call.args or call.large is not None:
-                caller = peer if isinstance(call, Call) else b""
-                args, kwargs = read_arguments(runtime, call, self.parts, caller)
+                args, kwargs = read_arguments(runtime, call, self.parts)
                 ready = perf_counter()
                 result = function(*args, **kwargs)
                 del args, kwargs

@@ -27,8 +27,19 @@ if TYPE_CHECKING:
     from engine.core.dispatch import Task
 
 __all__ = [
-    *("ARGUMENTS", "BOTH", "CROWDED_OUT", "DISABLED", "EVICTED", "GONE", "METHOD", "NO_RETRIES"),
-    *("PUT", "SPENT", "STREAM", "Lineage", "Record"),
+    "ARGUMENTS",
+    "BOTH",
+    "CROWDED_OUT",
+    "DISABLED",
+    "EVICTED",
+    "GONE",
+    "METHOD",
+    "NO_RETRIES",
+    "PUT",
+    "SPENT",
+    "STREAM",
+    "Lineage",
+    "Record",
 ]
 
 # Why an object cannot be rebuilt: the end of the sentence "it cannot be rebuilt: ...".

@@ -113,19 +113,17 @@ def test_the_outside_failing_ends_an_inline_run(tmp_path: Path) -> None:
     made.member("relay", Relay)
     made.channel("numbers", "relay", forward())
     outside, clock = Commits(), HandClock()
-    outside.fail = True
-    policy = Checkpoints(directory=tmp_path / "ck", every=0.001)
+    policy = Checkpoints(directory=tmp_path / "ck", every=1.0)
     handle = InlineHandle(
         made, checkpoints=policy, external=outside, clock=clock, sleep=clock.sleep
     )
-
-    def run() -> None:
-        while True:
-            clock.now += 0.001
-            handle.run_turn()
-
-    with pytest.raises(ConnectionError, match="does not answer"):
-        run()
+    while not all(loop.ended for loop in handle.loops):
+        handle.run_turn()
+    outside.fail = True
+    clock.now += 1.0
+    with pytest.raises(ConnectionError, match="does not answer") as caught:
+        handle.run_turn()
+    assert type(caught.value) is ConnectionError, "not a member's"
     with pytest.raises(ConnectionError, match="does not answer"):
         handle.run_turn()
 

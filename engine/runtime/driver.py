@@ -109,6 +109,7 @@ def start(
         mine.sendall(len(head).to_bytes(4, "little") + head)
         welcome, early, connection = _handshake(mine, process, config)
     except (OSError, ConnectionClosed) as error:
+        mine.close()
         node.kill()
         code = node.wait()
         raise EngineError(

@@ -53,7 +53,7 @@ def _entrust(
         if not trusts.answers[number]:
             raise NodeDiedError("the node died before the driver had a value put with durable=True")
         return ObjectRef(trusts.answers.pop(number))
-    except BaseException:  # interrupted, or there is no answer: nobody takes it if it comes
+    except BaseException:  # interrupted too: nobody takes what the driver answers now
         with runtime.lock:
             trusts.abandon(number)
         raise

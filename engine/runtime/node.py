@@ -327,10 +327,7 @@ class Node:
 
     @staticmethod
     def _cause(pid: int) -> str:
-        try:
-            _pid, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # reaped before, by whoever heard of its end first
-            return "is gone"
+        _pid, status = os.waitpid(pid, os.WNOHANG)
         return exit_cause(status) if _pid else "is gone"
 
     def kill(self, process: bytes, cause: str, error: str = "") -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "Gathered",
     "Hello",
     "History",
+    "Join",
     "Kept",
     "KillActor",
     "KillWorker",
@@ -68,6 +69,23 @@ class Hello(msgspec.Struct, array_like=True, gc=False, tag=40):
     pid: int
     kind: str
     error: str = ""
+
+
+class Join(msgspec.Struct, array_like=True, gc=False, tag=160):
+    """First message of a driver that comes to a standing node; Welcome tells it what its id is.
+
+    `path` and `directory` are where it imports from and works; `environment` is what it gave as
+    its runtime environment. An `observer` runs no work: it looks, or has the node stopped.
+    """
+
+    namespace: str
+    path: list[str]
+    directory: str
+    environment: bytes
+    preload: list[str]
+    log_to_driver: bool
+    on_full: str
+    observer: bool
 
 
 class Welcome(msgspec.Struct, array_like=True, gc=False, tag=41):

@@ -26,6 +26,7 @@ from engine.core.control import (
     Gathered,
     Hello,
     History,
+    Join,
     Kept,
     KillActor,
     KillWorker,
@@ -417,6 +418,7 @@ Message = (
     | ObjectValue
     | FreeBlock
     | Hello
+    | Join
     | Welcome
     | LeaseRequest
     | LeaseGrant

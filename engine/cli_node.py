@@ -1,4 +1,4 @@
-"""The command line about nodes that stand: `penstock start`, `stop`, `status`, `list`."""
+"""The command line about nodes that stand: `penstock start`, `stop`, `status`, `list`, `scope`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.machine import resources_here
 from engine.runtime.address import ADDRESS, default_directory, directory_of
 from engine.runtime.driver import begin
 from engine.runtime.standing import halt, launch
-from engine.session import _spill_directory, _store_memory, observe
+from engine.session import _spill_directory, _store_memory, observe, runtime
 
 __all__ = ["register"]
 
@@ -39,6 +39,10 @@ def register(app: typer.Typer) -> None:
     for command in (start, stop, status):
         app.command()(command)
     app.command("list")(list_)
+    scope = typer.Typer(help="Scopes: what outlives the programs that made it.")
+    scope.command("ls")(scope_ls)
+    scope.command("rm")(scope_rm)
+    app.add_typer(scope, name="scope")
 
 
 def start(
@@ -69,7 +73,9 @@ def start(
     """Start a node that stays, for programs that come and go.
 
     A program connects with engine.init(address="auto"), several at a time. What one has begun ends
-    with it; detached actors stay until the node is stopped.
+    with it, but for detached actors and scopes (engine.detached). Those stay until the node is
+    stopped; with --directory a node that starts there next has them again, and after a crash so
+    has one without.
 
     Nobody but you can connect: the node has a Unix socket in a directory that is yours alone, no
     TCP port, and wants the token that lies beside it.
@@ -118,6 +124,7 @@ def status(address: _Address = "auto") -> None:
         (node,) = engine.nodes()
         jobs = engine.state.list_jobs(filters=[("status", "=", "RUNNING")])
         actors = engine.state.list_actors(filters=[("state", "!=", "DEAD")], detail=True)
+        scopes, told = engine.list_scopes(), runtime().ask("journal")
     typer.echo(f"node {node['NodeID']} in {directory_of(address)}")
     table = Table("resource", "in use", "of")
     for name in total:
@@ -129,11 +136,31 @@ def status(address: _Address = "auto") -> None:
     typer.echo(f"programs: {len(jobs)}")
     for job in jobs:
         typer.echo(f"  pid {job.driver_info['pid']}: {job.entrypoint}")
+    typer.echo(f"scopes: {', '.join(scopes) or 'none'}")
+    actors = [one for one in actors if one.class_name != "Keeper"]
     detached = sum(one.is_detached for one in actors)
     typer.echo(f"actors: {len(actors)}, {detached} of them detached")
     for one in actors:
         if one.is_detached:
             typer.echo(f"  {one.class_name} {one.name!r} in {one.ray_namespace!r}: {one.state}")
+    for text in told:
+        typer.echo(f"trouble: {text}")
+
+
+def scope_ls(address: _Address = "auto") -> None:
+    """Show the scopes and what they hold."""
+    with _connected(address):
+        for name in engine.list_scopes():
+            typer.echo(f"{name}: {', '.join(engine.get_scope(name)) or 'empty'}")
+
+
+def scope_rm(name: str, address: _Address = "auto") -> None:
+    """Delete a scope: its values and results go, its actors end."""
+    with _connected(address):
+        try:
+            engine.get_scope(name).delete()
+        except ValueError as error:
+            _refuse(str(error))
 
 
 def list_(

@@ -82,7 +82,7 @@ def init(
 
     Started here, node and workers are this program's and end with it. A node that `penstock start
     --head` has started serves several programs. What one has begun (tasks, objects, actors) ends
-    with it, but for actors with lifetime="detached".
+    with it, but for actors with lifetime="detached" and what lies in a scope (`engine.detached`).
 
     From now on SIGTERM ends this process through its exit handlers, and so all that the engine has
     started (unless the program has a handler of its own for it).

@@ -41,6 +41,7 @@ __all__ = [
     "LogShown",
     "LookupActor",
     "MemoryEased",
+    "Noted",
     "Peer",
     "Preload",
     "Preloaded",
@@ -395,6 +396,12 @@ class LogShown(msgspec.Struct, array_like=True, gc=False, tag=100):
 
 class Leaving(msgspec.Struct, array_like=True, gc=False, tag=101):
     """From a worker that has run as many calls as it may: give me no more; `Retire` follows."""
+
+
+class Noted(msgspec.Struct, array_like=True, gc=False, tag=161):
+    """To the node: an event for its journal (`core.journal`), encoded."""
+
+    event: bytes
 
 
 class Preload(msgspec.Struct, array_like=True, gc=False, tag=72):

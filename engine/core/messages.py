@@ -39,6 +39,7 @@ from engine.core.control import (
     LogShown,
     LookupActor,
     MemoryEased,
+    Noted,
     Peer,
     Preload,
     Preloaded,
@@ -439,6 +440,7 @@ Message = (
     | ReleaseSegments
     | SegmentsReturned
     | MemoryEased
+    | Noted
     | Census
     | CensusReply
     | Retire

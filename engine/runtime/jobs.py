@@ -76,7 +76,10 @@ class Jobs:
             node.machine.roster.start(start["environment"], int(start["prestart"]))
             return
         signal.signal(signal.SIGTERM, lambda *_: self._stop_node("SIGTERM"))
-        self._door = Door(node, Path(start["directory"]))
+        directory = Path(start["directory"])
+        self._door = Door(node, directory)
+        os.umask(0o077)
+        node.journal.open(directory)
         line.sendall(msgspec.msgpack.encode({"node": node.id, "pid": os.getpid()}))
         line.close()
 
@@ -86,6 +89,7 @@ class Jobs:
 
     def close(self) -> None:
         """The node ends."""
+        self._node.journal.close()
         if self._door is not None:
             self._door.close()
 

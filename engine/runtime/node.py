@@ -43,6 +43,7 @@ from engine.core.control import (
     Leaving,
     LogShown,
     LookupActor,
+    Noted,
     Peer,
     Preload,
     Preloaded,
@@ -61,6 +62,7 @@ from engine.core.node import NodeMachine
 from engine.runtime import zygote
 from engine.runtime.ending import end_all
 from engine.runtime.jobs import Jobs
+from engine.runtime.keeping import Keeping
 from engine.runtime.logs import WorkerLogs
 from engine.runtime.memory_watch import MemoryWatch, private_bytes
 from engine.runtime.node_store import NodeStore
@@ -118,7 +120,8 @@ class Node:
             devices=start["devices"], environment=start["environment"],
         )
         self.head = HeadMachine(self, self.config)
-        self._checkpoints = CheckpointFiles()
+        self.checkpoints = CheckpointFiles()
+        self.journal = Keeping(self)
         self.store = NodeStore(self, start["object_store_memory"], start["spill_directory"])
         self.gatherings = Gatherings(self.send)
         self.services = Services(self)
@@ -152,7 +155,8 @@ class Node:
                 peer, message.blocked, perf_counter()
             ),
             Connect: lambda peer, message: self.connect(peer, message.process),
-            CreateActor: self.head.on_create,
+            CreateActor: self.journal.on_create,
+            Noted: self.journal.on_noted,
             Checkpoint: self._on_checkpoint,
             ActorChanged: self.head.on_reported,
             LookupActor: lambda peer, message: self.head.on_lookup(peer, message.id),
@@ -458,7 +462,7 @@ class Node:
         looks = [
             *(self.machine.tick(now), self.store.tick(now), self.gatherings.tick(now)),
             *(self.head.tick(now), self.logs.tick(now), self.memory.tick(now)),
-            self.jobs.tick(now),
+            *(self.jobs.tick(now), self.journal.tick(now)),
         ]
         return min(look for look in looks if look is not None)
 
@@ -509,18 +513,19 @@ class Node:
         assert connection is not None
         fd = connection.take_descriptor()
         if self.head.on_checkpoint(peer, message):
-            self._checkpoints.keep(message.actor, fd)
+            self.checkpoints.keep(message.actor, fd)
+            self.journal.on_checkpoint(message, fd)
         else:
             os.close(fd)
 
     def restore(self, process: bytes, message: Restore) -> None:
         """Send a worker the checkpoint of the actor that it is about to make."""
-        fd = self._checkpoints.duplicate(message.checkpoint.actor)
+        fd = self.checkpoints.duplicate(message.checkpoint.actor)
         self.send_fd(process, message, fd)
 
     def drop_checkpoint(self, actor: bytes) -> None:
         """Give up the memory of an actor's checkpoint."""
-        self._checkpoints.drop(actor)
+        self.checkpoints.drop(actor)
 
     def _on_kill_actor(self, peer: bytes, message: KillActor) -> None:
         if message.graceful:

@@ -42,6 +42,7 @@ class Services:
             "logs": self._logs,
             "log": self._log,
             **self.groups.handlers,
+            **node.journal.handlers,
         }
 
     def on_request(self, peer: bytes, message: Request) -> None:

@@ -19,8 +19,9 @@ import msgspec
 from engine.config import Config
 from engine.core.control import Join, Request
 from engine.exceptions import EngineError
-from engine.runtime.address import LOG, knock, prepare, sweep, taken
+from engine.runtime.address import LOG, default_directory, knock, prepare, sweep, taken
 from engine.runtime.driver import spawn
+from engine.runtime.journal import JOURNAL
 from engine.wire.connection import Connection, ConnectionClosed
 from engine.wire.descriptors import raise_descriptor_limit
 
@@ -123,7 +124,13 @@ def _tell(sock: socket.socket, seconds: float) -> None:
 
 
 def _tidy(directory: Path) -> None:
-    """Remove the log of a node that was stopped, and the directory if nothing else is left."""
-    (directory / LOG).unlink(missing_ok=True)
+    """Remove the log of a node that was stopped, and the directory if nothing else is left.
+
+    What scopes hold stays only where the user has named a directory for it.
+    """
+    names = (LOG,) if directory != default_directory() else (LOG, JOURNAL, "checkpoint-")
+    for path in directory.iterdir():
+        if path.name.startswith(names):
+            path.unlink()
     with contextlib.suppress(OSError):  # it holds something of the user's
         directory.rmdir()

@@ -208,6 +208,29 @@ def test_a_detached_actor_restarts_without_its_driver(standing: Standing, tmp_pa
         engine.get(actor.add.remote())
 
 
+def test_a_detached_actor_puts_to_last_without_its_driver(
+    standing: Standing, tmp_path: Path
+) -> None:
+    script = """
+import sys
+import engine
+import numpy as np
+engine.init(address=sys.argv[1])
+@engine.remote
+class Maker:
+    def make(self):
+        self.ref = engine.put(np.ones(1 << 18), durable=True)
+        return [self.ref]
+maker = Maker.options(name="maker", lifetime="detached").remote()
+print(engine.get(engine.get(maker.make.remote())[0]).sum())
+"""
+    assert finished_script(script, tmp_path, standing.address) == "262144.0\n"
+    engine.init(address=standing.address)
+    maker = engine.get_actor("maker")
+    (ref,) = engine.get(maker.make.remote(), timeout=10)
+    assert engine.get(ref).sum() == 1 << 18
+
+
 def _answers(actor: Any) -> bool:
     try:
         return bool(engine.get(actor.add.remote()))
@@ -284,7 +307,8 @@ def test_a_killed_node_leaves_no_process_and_is_replaced(
     kill9(standing.pid)
     said = penstock("stop", "--address", standing.address)
     assert "what a killed one had left is removed" in said
-    assert not standing.directory.exists()
+    left = {path.name for path in standing.directory.iterdir()}
+    assert left == {"journal.db", "journal.db-shm", "journal.db-wal"}, "of the detached actor"
 
 
 def test_a_stopped_node_fails_what_waits_for_it(standing: Standing) -> None:

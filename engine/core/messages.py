@@ -26,6 +26,7 @@ from engine.core.control import (
     Gathered,
     Hello,
     History,
+    Join,
     Kept,
     KillActor,
     KillWorker,
@@ -38,6 +39,7 @@ from engine.core.control import (
     LogShown,
     LookupActor,
     MemoryEased,
+    Noted,
     Peer,
     Preload,
     Preloaded,
@@ -417,6 +419,7 @@ Message = (
     | ObjectValue
     | FreeBlock
     | Hello
+    | Join
     | Welcome
     | LeaseRequest
     | LeaseGrant
@@ -437,6 +440,7 @@ Message = (
     | ReleaseSegments
     | SegmentsReturned
     | MemoryEased
+    | Noted
     | Census
     | CensusReply
     | Retire

@@ -36,7 +36,7 @@ def end_all(
                 process.connection.flush()
     _await_exits(processes, reactor, patience)
     for process in processes:
-        if process.kind != "driver" and process.pid:
+        if process.kind in ("worker", "zygote") and process.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
     _await_exits(processes, reactor, patience)

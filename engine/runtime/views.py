@@ -42,11 +42,12 @@ class Views:
 
     def _about(self) -> dict[str, Any]:
         home = self._runtime
-        driver = home.info["driver"] == home.id
+        job = home.info["driver"]
         return {
+            "job": job,
             "process": home.id,
             "pid": os.getpid(),
-            "kind": "DRIVER" if driver else "WORKER",
+            "kind": "DRIVER" if job == home.id else "WORKER",
             # What makes wall-clock seconds of the readings below.
             "epoch": time() - perf_counter(),
         }

@@ -27,6 +27,10 @@ class Edge:
     def members(self) -> list[bytes]:
         return list(self.alive)
 
+    def kept(self, segment: int) -> list[int]:
+        """Nothing is kept beyond its owner."""
+        return []
+
     def title(self, process: bytes) -> str:
         return process.decode()
 

@@ -308,6 +308,10 @@ class Node(Member):
             if record.kind == "driver" or one in self.machine.workers
         ]
 
+    def kept(self, segment: int) -> list[int]:
+        """Nothing is kept beyond its owner."""
+        return []
+
     def title(self, process: bytes) -> str:
         """As `Node.title`."""
         return self.world.name(process)

@@ -53,7 +53,7 @@ def _entrust(
         if not trusts.answers[number]:
             raise NodeDiedError("the node died before the driver had a value put with durable=True")
         return ObjectRef(trusts.answers.pop(number))
-    except BaseException:
+    except BaseException:  # an interrupt too: nobody waits for the answer any more
         with runtime.lock:
             trusts.abandon(number)
         raise

@@ -53,7 +53,7 @@ def test_a_commit_without_its_syncs_is_found(forgotten: str) -> None:
         mock.patch("engine.topology.checkpoint.write_durably", write),
         mock.patch("engine.topology.statefile.write_durably", write),
     ):
-        wrong = crashes.commit_crashes(400).wrong
+        wrong = crashes.commit_crashes(200).wrong
     if forgotten == "rename last":  # a torn file under its name: seen by its checksum
         assert not wrong["a mix, or damage accepted"]
     else:
@@ -67,7 +67,7 @@ def test_a_checksum_that_is_not_compared_is_found() -> None:
         return memoryview(bytearray(path.read_bytes()))
 
     with mock.patch("engine.topology.statefile.read_whole", read):
-        assert corruption.checkpoint_damage(300).mistakes()
+        assert corruption.checkpoint_damage(100).mistakes()
 
 
 # ------------------------------------------------------------------- the frame around them

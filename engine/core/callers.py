@@ -363,6 +363,13 @@ class Callers:
         known = Order(actor, *self._log(actor).known())
         self._send(peer, ReplayOffer(known, self.identity))
 
+    def retains(self) -> bool:
+        """Whether calls of ours may be wanted again by actors that are replayed."""
+        return any(
+            client.retained is not None and client.retained.calls
+            for client in self.actors.values()
+        )
+
     def tasks(self) -> Iterator[Task]:
         """All calls that wait for their actor or are with it."""
         for client in self.actors.values():

@@ -230,7 +230,11 @@ class Replay:
             self._seconds is None or not ledger.applied or perf_counter() < self._due
         ):
             return
-        if self.recovery is not None or checkpoints.under_way or self._open or self._turn_id:
+        if self.recovery is not None or checkpoints.under_way:
+            return  # the end of either is a reason to look again
+        if self._seconds is not None:
+            self._due = perf_counter() + self._seconds
+        if self._open or self._turn_id:
             return
         if self._runtime.owner.unfinished:
             # Calls of the actor are on their way. Restored, it would not make them again.
@@ -261,7 +265,12 @@ class Replay:
         """When `look` is due although no call has come."""
         if self.recovery is not None:
             return self.recovery.until
-        return self._due if self._seconds is not None and self.ledger.applied else None
+        if self._seconds is None or not self.ledger.applied or self._is_under_way():
+            return None  # a call, or the node's word on the last checkpoint, comes first
+        return self._due
+
+    def _is_under_way(self) -> bool:
+        return self.checkpoints is not None and self.checkpoints.under_way
 
     def _on_kept(self, number: int) -> None:
         assert self.checkpoints is not None

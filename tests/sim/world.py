@@ -13,6 +13,7 @@ from tests.sim import checks
 from tests.sim.actors import Actors
 from tests.sim.clock import Clock
 from tests.sim.faults import Faults
+from tests.sim.keepers import Keepers
 from tests.sim.member import Killed, Member, Violation
 from tests.sim.memory import Memory
 from tests.sim.network import Network
@@ -69,6 +70,7 @@ class World:
             lease_idle_seconds=draw.choice([0.005, 0.2]),
             worker_idle_seconds=draw.choice([0.01, 5.0]),
             waiting_warning_seconds=draw.choice([0.02, 10.0]),
+            replay_patience_seconds=10.0,
             restart_deaths_max=draw.choice([2, 16]),
             spill_batch_bytes=draw.choice([1, 200_000]),
             spill_retry_seconds=draw.choice([0.002, 0.1]),
@@ -85,6 +87,8 @@ class World:
         self.network = Network(self)
         self.tasks = Tasks(self)
         self.actors = Actors(self)
+        self.keepers = Keepers(self)
+        self.descriptors: dict[tuple[bytes, int], Any] = {}  # sent and not received
         self.starts: Counter[bytes] = Counter()  # executions begun, by task
         self.retries: dict[bytes, int] = {}
         self.paid: Counter[bytes] = Counter()  # executions of a task that cost it a retry
@@ -93,6 +97,7 @@ class World:
         self.cancelled: dict[bytes, bytes] = {}  # calls -> worker at which they were cancelled
         self.deaths = 0
         self.actors_ended = 0  # also when that is all right: what they owned is lost
+        self.retired: dict[bytes, None] = {}  # processes that have ended in good order
         self._pid = 100
         self._processes: dict[bytes, Member] = {}
         self.cpus = draw.choice([1, 2, 2, 3, 4])
@@ -196,6 +201,7 @@ class World:
         if cause != "exited with code 0" or worker.running is not None:
             self.deaths += 1
         self.actors_ended += worker.actor is not None
+        self.keepers.on_end(worker)
         if worker.notebook:
             self.paid[worker.notebook] += 1
 
@@ -267,7 +273,7 @@ class World:
         if type(member) is Worker:
             running = member.running
             started = running is not None and running[1].id == task.id
-            if started or any(one.id == task.id for _, one in member.queue):
+            if started or any(getattr(one, "id", None) == task.id for _, one in member.queue):
                 self.cancelled[task.id] = where
                 return
             if self.starts[task.id]:

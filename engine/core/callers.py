@@ -207,6 +207,8 @@ class Callers:
                 task = client.queue.popleft()
                 if not task.answered:
                     self._fail(task, self._death(client, task))
+                elif task.brings:
+                    self._unload(task)
             self.logs.pop(message.id, None)
             if client.retained is not None:
                 client.retained.calls.clear()
@@ -248,6 +250,8 @@ class Callers:
         pending = [*client.in_flight.values(), *client.queue]
         for task in pending:
             task.worker = b""
+            if task.brings:
+                self._unload(task)
         client.in_flight.clear()
         client.queue.clear()
         for task in retained.again(client.name):

@@ -30,7 +30,8 @@ class Recovery:
         self._runs: deque[list[Any]] | None = None  # None until all witnesses have answered
         self._calls: dict[bytes, deque[Any]] = {}
         self._arrived: deque[tuple[bytes, Any]] = deque()
-        self._gone: set[bytes] = set()
+        # Whoever lives and has ever called is a witness: other callers in the order are gone.
+        self._living = set(witnesses)
         self.lost = 0
         self.replayed = 0
 
@@ -53,7 +54,7 @@ class Recovery:
 
     def on_gone(self, process: bytes) -> None:
         """A process is dead, as a witness and as a caller."""
-        self._gone.add(process)
+        self._living.discard(process)
         self._answered(process)
 
     def _answered(self, witness: bytes) -> None:
@@ -73,7 +74,7 @@ class Recovery:
                 self.waiting.clear()
                 self._begin()
             elif self._runs:
-                self._gone.add(self._runs[0][0])
+                self._living.discard(self._runs[0][0])
 
     @property
     def until(self) -> float:
@@ -104,7 +105,7 @@ class Recovery:
                 # The caller has nothing before this: what the order wants will not come.
                 self.lost += 1
                 self._advance(run)
-            elif caller in self._gone:
+            elif caller not in self._living:
                 self.lost += count
                 self._runs.popleft()
             else:

@@ -65,6 +65,7 @@ class Replay:
         self._seconds = every if isinstance(every, float) else None
         self._look_at = self._calls_max if self._seconds is None else 0
         self._due = 0.0
+        self._gone: list[bytes] = []  # callers that are dead and that no checkpoint covers yet
         self._turn: Any = None  # the caller whose call is being applied
         self._turn_id = b""
         self._open: dict[bytes, tuple[Caller, int]] = {}  # calls of actors being applied
@@ -78,7 +79,7 @@ class Replay:
             callers = self._runtime.owner.callers
             callers.identity = actor_id
             callers.before_effect = self._before_call_to
-            callers.on_death = lambda process: self._note(Gone(process))
+            callers.on_death = self._on_death
             callers.on_move = self._note
 
     # ------------------------------------------------------------------ calls
@@ -226,9 +227,7 @@ class Replay:
         if self._kept_number:
             number, self._kept_number = self._kept_number, 0
             self._on_kept(number)
-        if ledger.applied < self._calls_max and (
-            self._seconds is None or not ledger.applied or perf_counter() < self._due
-        ):
+        if not self._is_due():
             return
         if self.recovery is not None or checkpoints.under_way:
             return  # the end of either is a reason to look again
@@ -245,6 +244,12 @@ class Replay:
         except SerializationError as error:
             # Going on would break the promise at the next death, and nobody would know.
             self._execution.leave(ActorExit(f"could not be checkpointed: {error}"))
+
+    def _is_due(self) -> bool:
+        applied = self.ledger.applied
+        if applied and self._seconds is not None and perf_counter() >= self._due:
+            return True
+        return applied >= self._calls_max or bool(applied and self._gone)
 
     def write(self) -> None:
         """Take a checkpoint now."""
@@ -279,6 +284,12 @@ class Replay:
         order, event, following, numbers = self._pending
         self._pending = None
         self.ledger.covered(order, event)
+        for process in list(self._gone):
+            if self.ledger.callers[process].next - 1 == following.get(process):
+                self._gone.remove(process)
+                self.ledger.forget(process, process)
+        if not self._gone and self._seconds is None:
+            self._look_at = self._calls_max
         acked = self._runtime.owner.callers.acked
         acked.update((one, number - 1) for one, number in numbers.items())
         callers = {process: caller for caller, process in self._processes.items()}
@@ -314,6 +325,9 @@ class Replay:
                 if client.state == "alive":
                     self._ask(client.process, actor)
             runtime.reactor.flush()
+        self._gone = [one for one in self.ledger.callers if one not in witnesses]
+        if self._gone:
+            self._look_at = 0
         if not witnesses:
             self.recovery = None
         self.go_on()
@@ -327,6 +341,10 @@ class Replay:
 
     def on_message(self, peer: bytes, message: Any) -> None:
         """A message for the replay has come to its turn in the worker's queue."""
+        if type(message) is Gone and message.process in self.ledger.callers:
+            # What it has called nobody else can have applied again: soon a checkpoint covers it.
+            self._gone.append(message.process)
+            self._look_at = 0
         recovery = self.recovery
         if recovery is not None:
             if type(message) is Gone:
@@ -356,6 +374,11 @@ class Replay:
             with self._runtime.lock:
                 self._ask(message.process, message.id)
                 self._runtime.reactor.flush()
+
+    def _on_death(self, process: bytes) -> None:
+        """A process has died. Under the lock, on any thread."""
+        if self.recovery is not None or process in self.ledger.callers:
+            self._worker.queue.append((b"", Gone(process)))
 
     def _note(self, message: Any) -> None:
         if self.recovery is not None:

@@ -60,11 +60,11 @@ class Book:
         return [
             one for one, process in self.lines.items()
             if one not in there and one not in self.optional
-            and (world.is_alive(process) or process in world.retired)
+            and world.is_well(process)
         ]  # fmt: skip
 
     def check(
-        self, history: list[str], made: dict[str, tuple[Any, int]], loose: bool
+        self, history: list[str], made: dict[str, tuple[Any, int]], loose: bool, world: World
     ) -> None:
         """The history at the end. Raises Violation.
 
@@ -91,6 +91,10 @@ class Book:
             if number <= latest.get(line, -1):
                 raise Violation(f"actor {self.number} has {name} after a later call of its caller")
             latest[line] = number
+        there = set(history)
+        self.lost += sum(
+            name not in there and not world.is_well(self.lines[name]) for name in self.answers
+        )  # died together with the actor: nobody knows of them any more
         if self.lost:
             return  # what was answered before may have been after a call that is gone
         for name, (position, digest) in self.answers.items():

@@ -81,7 +81,7 @@ class Keepers:
         if recovery.lost:
             book = self.books[actor]
             processes = {*book.lines.values()}
-            if all(self.world.is_alive(one) for one in processes) and not self._is_target(book):
+            if all(self.world.is_well(one) for one in processes) and not self._is_target(book):
                 raise Violation(f"calls of living callers to actor {book.number} were lost")
             self.world.mark("calls of a dead caller were lost with the actor")
             book.lost += recovery.lost
@@ -384,7 +384,7 @@ class Keepers:
         made = self._made(actor)
         callers = [other for other in self.actors if actor in other.targets]
         loose = any(other.dead for other in callers)
-        actor.book.check(actor.history, {k: v[:2] for k, v in made.items()}, loose)
+        actor.book.check(actor.history, {k: v[:2] for k, v in made.items()}, loose, self.world)
         for other in callers:
             if other.dead or (other.book.deaths and actor.book.deaths) or actor.book.lost:
                 continue  # which of two came first may have been decided anew

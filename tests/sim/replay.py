@@ -115,6 +115,7 @@ class Replay:
         self._seconds = every if isinstance(every, float) else None
         self._look_at = self._calls_max if self._seconds is None else 0
         self._due = 0.0
+        self._gone: list[bytes] = []
         self._turn: Any = None
         self._turn_id = b""
         self._open: dict[bytes, tuple[Caller, int]] = {}
@@ -128,7 +129,7 @@ class Replay:
             callers = worker.owner.callers
             callers.identity = actor_id
             callers.before_effect = self._before_call_to
-            callers.on_death = lambda process: self._note(Gone(process))
+            callers.on_death = self._on_death
             callers.on_move = self._note
 
     # ------------------------------------------------------------------ calls
@@ -271,9 +272,7 @@ class Replay:
         if self._kept_number:
             number, self._kept_number = self._kept_number, 0
             self._on_kept(number)
-        if ledger.applied < self._calls_max and (
-            self._seconds is None or not ledger.applied or self._world.clock.now < self._due
-        ):
+        if not self._is_due():
             return
         if self.recovery is not None or checkpoints.under_way:
             return  # the end of either is a reason to look again
@@ -285,6 +284,12 @@ class Replay:
             self._world.mark("a checkpoint waits for calls that the actor has made")
             return
         yield from self.write()
+
+    def _is_due(self) -> bool:
+        applied = self.ledger.applied
+        if applied and self._seconds is not None and self._world.clock.now >= self._due:
+            return True
+        return applied >= self._calls_max or bool(applied and self._gone)
 
     def write(self) -> Steps:
         """As `Replay.write`."""
@@ -402,6 +407,12 @@ class Replay:
         order, event, following, numbers = self._pending
         self._pending = None
         self.ledger.covered(order, event)
+        for process in list(self._gone):
+            if self.ledger.callers[process].next - 1 == following.get(process):
+                self._gone.remove(process)
+                self.ledger.forget(process, process)
+        if not self._gone and self._seconds is None:
+            self._look_at = self._calls_max
         acked = worker.owner.callers.acked
         acked.update((one, number - 1) for one, number in numbers.items())
         callers = {process: caller for caller, process in self._processes.items()}
@@ -449,6 +460,9 @@ class Replay:
             if client.state == "alive":
                 self._ask(client.process, actor)
         worker.flush()
+        self._gone = [one for one in self.ledger.callers if one not in witnesses]
+        if self._gone:
+            self._look_at = 0
         if not witnesses:
             self.recovery = None
         yield from self.go_on()
@@ -476,6 +490,9 @@ class Replay:
 
     def on_message(self, peer: bytes, message: Any) -> Steps:
         """As `Replay.on_message`."""
+        if type(message) is Gone and message.process in self.ledger.callers:
+            self._gone.append(message.process)
+            self._look_at = 0
         recovery = self.recovery
         if recovery is not None:
             self._world.faults.at_point(self._worker, "hearing of the order", 10)
@@ -505,6 +522,10 @@ class Replay:
         elif message.state == "alive" and message.id in recovery.waiting:
             self._ask(message.process, message.id)
             self._worker.flush()
+
+    def _on_death(self, process: bytes) -> None:
+        if self.recovery is not None or process in self.ledger.callers:
+            self._worker.queue.append((b"", Gone(process)))
 
     def _note(self, message: Any) -> None:
         if self.recovery is not None:

@@ -257,7 +257,8 @@ class Worker(User):
         return 0
 
     def on_main_ended(self) -> None:
-        self.world.retired[self.id] = None
+        if not self.actor_id:
+            self.world.retired[self.id] = None
         self.world.end(self, "exited with code 0")
 
     def _next(self) -> Steps:

@@ -132,6 +132,10 @@ class World:
         """Whether a process lives."""
         return process in self._processes and self._processes[process].alive
 
+    def is_well(self, process: bytes) -> bool:
+        """Whether a process lives, or has ended in good order."""
+        return self.is_alive(process) or process in self.retired
+
     def workers(self) -> list[Worker]:
         """Living workers, in order of birth."""
         return [

@@ -222,7 +222,7 @@ class Replay:
 
     def look(self) -> None:
         """Take a checkpoint if one is due and nothing stands against it."""
-        checkpoints, ledger = self.checkpoints, self.ledger
+        checkpoints = self.checkpoints
         assert checkpoints is not None
         if self._kept_number:
             number, self._kept_number = self._kept_number, 0

@@ -267,7 +267,7 @@ class Replay:
 
     def look(self) -> Steps:
         """As `Replay.look`."""
-        checkpoints, ledger = self.checkpoints, self.ledger
+        checkpoints = self.checkpoints
         assert checkpoints is not None
         if self._kept_number:
             number, self._kept_number = self._kept_number, 0

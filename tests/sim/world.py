@@ -19,6 +19,7 @@ from tests.sim.memory import Memory
 from tests.sim.network import Network
 from tests.sim.node import Node
 from tests.sim.tasks import Tasks
+from tests.sim.topologies import run_topology
 from tests.sim.user import User
 from tests.sim.worker import Worker
 from tests.sim.workload import Workload
@@ -30,6 +31,8 @@ __all__ = ["Failed", "Outcome", "World", "run"]
 LIVENESS_SECONDS = 30.0
 # Nothing that is going on needs so many steps; what goes round in circles does.
 _STEPS_MAX = 300_000
+# One seed in so many has a topology too.
+_TOPOLOGIES = 10
 
 
 class Definitions(dict[bytes, bytes]):
@@ -42,8 +45,8 @@ class Definitions(dict[bytes, bytes]):
 class Outcome:
     """What a run tells: its trace in one number, what it hit, how long it took."""
 
-    def __init__(self, world: World) -> None:
-        self.digest = world.network.digest()
+    def __init__(self, world: World, topology: str) -> None:
+        self.digest = f"{world.network.digest()}{topology}"
         self.marks = world.marks
         self.frames = world.network.frames
         self.seconds = world.clock.now
@@ -318,8 +321,10 @@ def run(seed: int) -> Outcome:
         world = World(seed)
         try:
             world.go()
+            # It costs as much as a few worlds, so not every seed has one.
+            topology = run_topology(seed, world.marks) if seed % _TOPOLOGIES == 0 else ""
         except Exception as error:  # whatever a machine raises is a finding
             raise Failed(checks.story(world, seed, error)) from error
-        return Outcome(world)
+        return Outcome(world, topology)
     finally:
         gc.enable()

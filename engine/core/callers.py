@@ -21,7 +21,7 @@ from typing import Any
 from engine.core.control import ActorChanged, LookupActor
 from engine.core.dispatch import Task
 from engine.core.ids import short
-from engine.core.messages import Covered, Order, ReplayAsk, ReplayOffer
+from engine.core.messages import Cancel, Covered, Order, ReplayAsk, ReplayOffer
 from engine.core.order import OrderLog
 from engine.core.retention import UNNUMBERED, Retained
 from engine.core.values import Value, decode_failure, encode_failure
@@ -140,7 +140,10 @@ class Callers:
         """Send what has become sendable (arguments arrived, actor placed)."""
         queue = client.queue
         while queue and client.state == "alive" and not queue[0].missing:
-            self._push(client, queue.popleft())
+            task = queue.popleft()
+            self._push(client, task)
+            if task.cancelled and not task.answered:  # sent again: it may have been applied before
+                self._send(client.process, Cancel(task.id))
 
     def on_arguments(self, client: ActorClient, task: Task) -> None:
         """The arguments of a call are there."""
@@ -148,6 +151,11 @@ class Callers:
             self.submit(client, task)
         else:
             self.advance(client)
+
+    def must_go(self, task: Task) -> bool:
+        """Whether a call that is not with its actor now was, and may be part of its history."""
+        client: ActorClient = task.actor
+        return client.retained is not None and task.call.seq >= 0
 
     def remove(self, client: ActorClient, task: Task) -> None:
         """A call that has not been sent is not to be; those behind it may go."""

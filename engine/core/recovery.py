@@ -32,6 +32,7 @@ class Recovery:
         self._arrived: deque[tuple[bytes, Any]] = deque()
         # Whoever lives and has ever called is a witness: other callers in the order are gone.
         self._living = set(witnesses)
+        self.in_order = False  # the call that `next` gave last was applied in an earlier life
         self.lost = 0
         self.replayed = 0
 
@@ -86,8 +87,13 @@ class Recovery:
         self._calls.setdefault(caller, deque()).append((seq, item))
         self._arrived.append((caller, item))
 
+    def held(self) -> list[Any]:
+        """The calls that have come, those in the order that were applied since among them."""
+        return [item[1] for _caller, item in list(self._arrived)]
+
     def next(self) -> Any:
         """The next call to apply, or None when it is not there yet."""
+        self.in_order = False
         if self._runs is None:
             return None
         while self._runs:
@@ -100,6 +106,7 @@ class Recovery:
                     queue.popleft()
                     if found >= 0:
                         self._advance(run)
+                        self.in_order = True
                         self.replayed += 1
                     return item
                 # The caller has nothing before this: what the order wants will not come.

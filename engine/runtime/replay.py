@@ -66,6 +66,7 @@ class Replay:
         self._look_at = self._calls_max if self._seconds is None else 0
         self._due = 0.0
         self._gone: list[bytes] = []  # callers that are dead and that no checkpoint covers yet
+        self._unwanted: set[bytes] = set()  # cancelled before it was known if they were applied
         self._turn: Any = None  # the caller whose call is being applied
         self._turn_id = b""
         self._open: dict[bytes, tuple[Caller, int]] = {}  # calls of actors being applied
@@ -87,6 +88,10 @@ class Replay:
     def take(self, peer: bytes, call: ActorCall) -> None:
         """A call is at the head of the worker's queue."""
         seq = call.seq
+        if self._unwanted and self.recovery is None and call.id in self._unwanted:
+            if seq == READS or not self._known_already(peer, call):
+                self._drop(peer, call)
+            return
         if self.recovery is None:
             if self.checkpoints is not None and seq >= 0 and not call.caller:
                 known = self.ledger.begin_if_new(peer, seq, call.acked)
@@ -126,11 +131,34 @@ class Replay:
         if self.checkpoints is not None:
             self.look()
 
+    def cancel(self, call_id: bytes) -> bool:
+        """A call is not wanted any more. True when it is for the replay to say what becomes of it.
+
+        One that was applied in an earlier life is part of the history: only others are dropped.
+        Under the lock, on any thread.
+        """
+        running = self._worker.running
+        if self.recovery is None or (running is not None and running[1].id == call_id):
+            return False
+        waiting = [call for _peer, call in list(self._worker.queue)] + self.recovery.held()
+        if not any(getattr(call, "id", None) == call_id for call in waiting):
+            return False
+        self._unwanted.add(call_id)
+        return True
+
+    def _drop(self, peer: bytes, call: ActorCall) -> None:
+        self._unwanted.discard(call.id)
+        self._execution.cancelled(peer, call, us=-1)
+
     def go_on(self) -> None:
         """Apply what is due in the replay."""
         recovery = self.recovery
         while recovery is not None and (item := recovery.next()) is not None:
-            self._apply(*item)
+            if item[1].id in self._unwanted and not recovery.in_order:
+                self._drop(*item)
+            else:
+                self._unwanted.discard(item[1].id)
+                self._apply(*item)
         if recovery is not None and recovery.finished:
             self.recovery = None
             self._event_at = 1 << 60

@@ -12,7 +12,7 @@ from engine.core.callers import Callers
 from engine.core.control import ActorChanged
 from engine.core.dispatch import Task
 from engine.core.ledger import Ledger as LedgerMachine
-from engine.core.messages import ActorCall
+from engine.core.messages import ActorCall, Cancel
 from engine.core.node import NodeMachine
 from engine.core.recovery import Recovery
 from engine.core.retention import UNNUMBERED
@@ -172,3 +172,36 @@ def test_a_call_sent_again_to_an_actor_that_dies_holds_nothing() -> None:
     assert loaded == [task]
     callers.on_changed(ActorChanged(b"actor", "dead"))
     assert loaded == []
+
+
+def test_a_cancelled_call_that_was_sent_goes_with_its_cancel() -> None:
+    """It may be part of the history, so its actor says what becomes of it."""
+    sent: list[Any] = []
+    callers = Callers(
+        b"me", b"node", lambda to, message: sent.append((to, message)),
+        lambda task, value: None, lambda task: None,
+    )  # fmt: skip
+    client = callers.client(b"actor", "A", False, True)
+    task = Task(ActorCall(b"call", b"actor", "m", b"", UNNUMBERED), "A.m", [], 0, None)
+    task.actor = client
+    assert not callers.must_go(task)
+    callers.on_changed(ActorChanged(b"actor", "alive", b"first"))
+    callers.submit(client, task)
+    callers.on_changed(ActorChanged(b"actor", "restarting"))
+    assert callers.must_go(task)
+    task.cancelled = True
+    sent.clear()
+    callers.on_changed(ActorChanged(b"actor", "alive", b"second"))
+    assert sent == [(b"second", task.call), (b"second", Cancel(b"call"))]
+
+
+def test_recovery_tells_what_was_applied_before() -> None:
+    recovery = Recovery(LedgerMachine(ordered=True).log, {b"caller"}, 1e9)
+    recovery.on_call(b"caller", 0, ("caller", "first"))
+    recovery.on_call(b"caller", 1, ("caller", "second"))
+    assert recovery.held() == ["first", "second"]
+    recovery.on_offer(b"caller", 1, [(b"caller", 0, 1)], 0, [])
+    assert recovery.next() == ("caller", "first")
+    assert recovery.in_order
+    assert recovery.next() == ("caller", "second")
+    assert not recovery.in_order

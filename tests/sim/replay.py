@@ -116,6 +116,7 @@ class Replay:
         self._look_at = self._calls_max if self._seconds is None else 0
         self._due = 0.0
         self._gone: list[bytes] = []
+        self._unwanted: dict[bytes, None] = {}
         self._turn: Any = None
         self._turn_id = b""
         self._open: dict[bytes, tuple[Caller, int]] = {}
@@ -137,6 +138,10 @@ class Replay:
     def take(self, peer: bytes, call: ActorCall) -> Steps:
         """As `Replay.take`."""
         seq = call.seq
+        if self.recovery is None and call.id in self._unwanted:
+            if seq == READS or not (yield from self._known_already(peer, call)):
+                self._drop(peer, call)
+            return
         if self.recovery is None:
             if self.checkpoints is not None and seq >= 0 and not call.caller:
                 known = self.ledger.begin_if_new(peer, seq, call.acked)
@@ -177,12 +182,33 @@ class Replay:
         if self.checkpoints is not None:
             yield from self.look()
 
+    def cancel(self, call_id: bytes) -> bool:
+        """As `Replay.cancel`."""
+        running = self._worker.running
+        if self.recovery is None or (running is not None and running[1].id == call_id):
+            return False
+        waiting = [call for _peer, call in self._worker.queue] + self.recovery.held()
+        if not any(getattr(call, "id", None) == call_id for call in waiting):
+            return False
+        self._world.mark("a call was cancelled during a replay")
+        self._unwanted[call_id] = None
+        return True
+
+    def _drop(self, peer: bytes, call: ActorCall) -> None:
+        self._world.mark("a call held back for a replay was dropped")
+        self._unwanted.pop(call.id, None)
+        self._worker._cancelled(peer, call, us=-1)
+
     def go_on(self) -> Steps:
         """As `Replay.go_on`."""
         recovery = self.recovery
         while recovery is not None and (item := recovery.next()) is not None:
             self._world.faults.at_point(self._worker, "in a replay", 10)
-            yield from self._apply(*item)
+            if item[1].id in self._unwanted and not recovery.in_order:
+                self._drop(*item)
+            else:
+                self._unwanted.pop(item[1].id, None)
+                yield from self._apply(*item)
         if recovery is not None and recovery.finished:
             self._world.mark("an actor was replayed")
             self._world.keepers.on_replayed(self.actor_id, recovery)

@@ -62,7 +62,9 @@ class Disk:
             raise OSError(28, "no space is left")
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
         if path.is_dir():
-            self._names[path] = {one: self._content(path / one) for one in os.listdir(path)}
+            if path == self._root or path.parent == self._root:  # others have more in them
+                names = sorted(os.listdir(path))
+                self._names[path] = {one: self._content(path / one) for one in names}
         else:
             self._synced[os.fstat(descriptor).st_ino] = path.read_bytes()
 
@@ -82,7 +84,8 @@ class Disk:
             if not folder.is_dir():
                 continue
             before = self._names.get(folder, {})
-            now = {one.name: self._content(one) for one in folder.iterdir() if one.is_file()}
+            files = sorted(one for one in folder.iterdir() if one.is_file())
+            now = {one.name: self._content(one) for one in files}
             for name in sorted(before.keys() | now.keys()):
                 path = folder / name
                 if path.is_dir():

@@ -161,6 +161,8 @@ class Worker(User):
             self._give_back(peer, len(self.queue))
 
     def _cancel(self, peer: bytes, message: Cancel) -> None:
+        if self.replay is not None and self.replay.cancel(message.id):
+            return
         for item in self.queue:
             if getattr(item[1], "id", None) == message.id:
                 self.queue.remove(item)

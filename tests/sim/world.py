@@ -273,6 +273,8 @@ class World:
         if entry is None or entry.task is None or entry.value is not None:
             return
         task = entry.task
+        if task.actor is not None and task.actor.retained is not None:
+            return  # it may be part of the actor's history, and then it is applied again
         where = task.worker
         member = self._processes.get(where)
         if member is not None and not member.alive:

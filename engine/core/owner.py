@@ -28,6 +28,7 @@ from engine.core.intensity import Deaths, backoff
 from engine.core.loading import Loader
 from engine.core.logs import quote
 from engine.core.messages import (
+    ActorCall,
     AddBorrower,
     BorrowAck,
     Cancel,
@@ -251,6 +252,8 @@ class Owner:
                     self._send(other, Cancel(task.id, force, recursive))
             return
         if task.actor is not None:
+            if type(task.call) is ActorCall and self.callers.must_go(task):
+                return  # its actor, once replayed, says whether it was applied
             self.callers.remove(task.actor, task)
         elif not task.missing and not self.dispatch.remove(task):
             self.delayed = [one for one in self.delayed if one[1] is not task]

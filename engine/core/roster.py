@@ -48,6 +48,7 @@ class Worker:
         "title",
         "units",
         "use",
+        "used",
         "weighed",
     )
 
@@ -57,6 +58,7 @@ class Worker:
         self.environment = environment
         self.title = ""
         self.use = ""
+        self.used = False  # has had work, and may be known to others for it
         self.owner = b""
         self.shape = b""
         self.units: dict[str, int] = {}
@@ -144,13 +146,15 @@ class Roster:
 
     # ------------------------------------------------------------------ idle
 
-    def take(self, environment: bytes, owner: bytes) -> Worker | None:
+    def take(self, environment: bytes, owner: bytes, unused: bool = False) -> Worker | None:
         """The idle worker of this environment that was used last: it is the warmest.
 
-        Never the owner that is to have it: there is no line from a process to itself.
+        Never the owner that is to have it: there is no line from a process to itself. `unused`: one
+        that has had no work.
         """
         for worker in reversed(self._idle):
-            if worker.environment == environment and worker.process != owner:
+            fits = worker.environment == environment and worker.process != owner
+            if fits and not (unused and worker.used):
                 return self.take_this(worker)
         return None
 

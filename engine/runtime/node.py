@@ -475,6 +475,7 @@ class Node:
             options.get("bundle", -1),
             perf_counter(),
             fresh=options.get("fresh", False),
+            unused=options.get("checkpoint_every") is not None,
             environment=options.get("environment", b""),
             title=f"actor {options.get('class', '')}",
         )

@@ -13,6 +13,9 @@
 `worker`             queue, execution and answers (as `runtime.worker`, `runtime.execution`)
 `node`               the edge of the node (as `runtime.node`, `runtime.services`)
 `tasks`, `actors`    user code whose results are known beforehand, and its oracles
+`replay`             of an actor with checkpoints (as `runtime.replay`, `runtime.checkpoints`)
+`keepers`, `history` such actors: their code, the driver's steps, what must come of them
+`topologies`         a topology on its inline edge, with epochs, crashes and a disk that forgets
 `workload`           the driver's program, drawn as it runs
 `faults`             which faults a seed has and how strong; who dies where
 `world`              all of it, and one run: faults, healing, liveness, census of what is left

@@ -27,10 +27,20 @@ _BRANCHES = (
     *("a lost argument", "gave a call back for a lost argument"),
     *("fault: damage", "waits for what was lost"),
     *("spilled", "spilled in vain", "threads ask for memory one after the other"),
+    *("a history was compared", "a repeated call is answered again", "an event was replayed"),
+    *("an actor was replayed", "calls were replayed", "an answer of a replayed actor"),
+    *("a checkpoint waits for calls that the actor has made", "a checkpoint is safe"),
+    *("calls of a dead caller were lost with the actor",),
+    *("stayed for its calls to a replayed actor", "topology: crash", "topology: power"),
+    *("topology: program", "topology: a result was compared"),
+    *("topology: epochs were committed",),
     *("stayed for what it owns", "the last words of a dead process", "waited for admission"),
 )
 _POINTS = (
     *("after the reply", "a copy made", "an item sent", "arguments read", "before reading"),
+    *("taking a checkpoint", "a checkpoint written", "references of a checkpoint held"),
+    *("a checkpoint is safe", "restoring", "hearing of the order", "in a replay"),
+    *("asked for the order",),
     *("before the reply leaves", "in a constructor", "while blocked", "while running"),
 )
 _ERRORS = (
@@ -41,14 +51,10 @@ _ERRORS = (
 )
 # Requests and answers that were lost with one of their ends, each way.
 _LOST = ("AddBorrower", "BorrowAck", "Call", "Connect", "Done", "DoneMany", "DropBorrower", "Fetch")
-# Messages of what the simulator does not have: zygotes, logs, topologies, replayed actors, durable
-# values.
+# Messages of what the simulator does not have: zygotes, logs, channels, durable values.
 _ABSENT = {
-    *("ChannelFrame", "Checkpoint", "CheckpointKept", "Covered", "Fork", "Forked"),
-    *("Entrust", "Entrusted"),
-    *("History", "Holding", "Keep", "KillWorker", "Leaving", "Log", "LogShown", "Order"),
-    *("Preload", "Preloaded", "ReplayAsk", "ReplayOffer"),
-    *("Restore", "Stop"),
+    *("ChannelFrame", "Entrust", "Entrusted", "Fork", "Forked", "History", "KillWorker"),
+    *("Leaving", "Log", "LogShown", "Preload", "Preloaded", "Stop"),
 }
 
 

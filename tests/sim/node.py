@@ -15,6 +15,7 @@ from engine.core.control import (
     Attach,
     Blocked,
     CensusReply,
+    Checkpoint,
     Connect,
     CreateActor,
     Gathered,
@@ -27,6 +28,7 @@ from engine.core.control import (
     Peer,
     Reply,
     Request,
+    Restore,
     SegmentDropped,
     SegmentsReturned,
     Welcome,
@@ -77,6 +79,7 @@ class Node(Member):
         self.segments: dict[int, int] = {}
         self.records: dict[bytes, _Record] = {}
         self.dead: dict[bytes, tuple[int, str]] = {}
+        self.checkpoints: dict[bytes, Any] = {}
         self.waiting_groups: dict[bytes, list[tuple[bytes, int]]] = {}
         self.driver = b""
         self._next_look = 0.0
@@ -97,6 +100,7 @@ class Node(Member):
             CensusReply: self._on_census,
             Gathered: self.gatherings.on_gathered,
             Kept: lambda peer, m: self.machine.on_kept(peer, now.now),
+            Checkpoint: self._on_checkpoint,
         }
 
     # ------------------------------------------------------------------ processes
@@ -264,7 +268,8 @@ class Node(Member):
         """As `Node.place`."""
         options = record.create.options
         resources, now = options.get("resources", {}), self.world.clock.now
-        self.machine.want_actor(record.create.id, resources, b"", -1, now)
+        unused = options.get("checkpoint_every") is not None
+        self.machine.want_actor(record.create.id, resources, b"", -1, now, unused=unused)
 
     def unplace(self, record: ActorRecord) -> None:
         """As `Node.unplace`."""
@@ -276,6 +281,20 @@ class Node(Member):
         self.send(worker, Assigned(facts["resources"], []))
         if not self.head.on_placed(actor, worker, self.records[worker].pid):
             self.kill(worker, "its actor was ended before it started")
+
+    def _on_checkpoint(self, peer: bytes, message: Checkpoint) -> None:
+        memory = self.world.descriptors.pop((peer, message.number))
+        if self.head.on_checkpoint(peer, message):
+            self.checkpoints[message.actor] = memory
+
+    def restore(self, process: bytes, message: Restore) -> None:
+        """As `Node.restore`."""
+        self.world.descriptors[process, -1] = self.checkpoints[message.checkpoint.actor]
+        self.send(process, message)
+
+    def drop_checkpoint(self, actor: bytes) -> None:
+        """As `Node.drop_checkpoint`."""
+        self.checkpoints.pop(actor, None)
 
     def unplaceable(self, actor: bytes, kind: str, text: str) -> None:
         """As `Node.unplaceable`."""

@@ -29,6 +29,7 @@ from engine.core.control import (
     ReleaseSegments,
     Reply,
     Request,
+    Restore,
     SegmentDropped,
     SegmentsReturned,
     Waiting,
@@ -36,7 +37,7 @@ from engine.core.control import (
 )
 from engine.core.dispatch import Task
 from engine.core.ids import IdSource
-from engine.core.messages import BorrowAck
+from engine.core.messages import BorrowAck, ReplayAsk
 from engine.core.owner import Owner
 from engine.core.values import ERROR_USER, Block, Value, encode_failure
 from tests.sim.member import Failure, Killed, Member, Steps, Violation
@@ -93,6 +94,7 @@ class Process(Member):
         self.inside_engine = 0  # code of the engine computes: no signal interrupts it
         self.running: tuple[bytes, Any] | None = None  # the call whose code runs here
         self.cancelled: dict[bytes, None] = {}  # calls that run and that nobody wants any more
+        self.restoring: Restore | None = None
         self.cause = ""  # of its death
         self.watched = False  # the node will hear of its death
         self.main: Steps | None = None
@@ -365,6 +367,8 @@ class Process(Member):
     def _handle(self, peer: bytes, message: Any) -> None:
         if type(message) is BorrowAck and not message.known and message.id in self.escaped:
             self.world.on_freed_early(message.id)
+        if type(message) is ReplayAsk:
+            self.world.faults.at_point(self, "asked for the order", 10)
         if type(message) is WorkerDied:
             self.world.on_told_of_death(self.owner, message.process)
         if not self.owner.handle(peer, message, self.world.clock.now):
@@ -387,6 +391,8 @@ class Process(Member):
         elif kind is ReleaseSegments:
             self.spilling.on_release(message)
             self.world.network.flush(end)
+        elif kind is Restore:
+            self.restoring = message
         elif kind is MemoryEased:
             self.spilling.on_eased()
         elif kind is Waiting:
@@ -582,8 +588,8 @@ class Process(Member):
             self.escaped[object_id] = weakref.ref(ref)
         return ref
 
-    def adopt_handle(self, actor: bytes, name: str, retries: int) -> Handle:
+    def adopt_handle(self, actor: bytes, name: str, retries: int, replayed: bool) -> Handle:
         """As `engine.actor._rebuild`."""
         ref = self.adopt(actor)
-        client = self.owner.callers.client(actor, name, lookup=True)
+        client = self.owner.callers.client(actor, name, True, replayed)
         return Handle(ref, client, retries)

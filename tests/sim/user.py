@@ -14,7 +14,7 @@ from engine.core.dispatch import Task
 from engine.core.messages import ActorCall, Call, Details
 from engine.core.objects import Entry
 from engine.core.placing import Placing
-from engine.core.retention import UNNUMBERED
+from engine.core.retention import READS, UNNUMBERED
 from engine.core.streams import ItemStream
 from engine.core.values import (
     ERROR_NONE,
@@ -299,6 +299,7 @@ class User(Process):
         restarts: int = 0,
         retries: int = 0,
         detached: bool = False,
+        every: float | None = None,
     ) -> Steps:
         """As `ActorClass.remote`."""
         actor = self.ids.new()
@@ -307,6 +308,7 @@ class User(Process):
             "resources": {"CPU": cpus} if cpus else {},
             "max_restarts": restarts,
             "lifetime": "detached" if detached else None,
+            "checkpoint_every": every,
         }
         create = CreateActor(actor, key, self.world.definitions[key], b"", facts)
         task = Task(create, f"{key.decode()}.__init__", [], 0, None)
@@ -315,18 +317,22 @@ class User(Process):
         if not detached:
             farewell = KillActor(actor, True, True, "ended: its last handle is gone")
             self.owner.objects.farewells[actor] = (self.node, farewell)
-        client = self.owner.callers.client(actor, key.decode(), lookup=False)
+        client = self.owner.callers.client(actor, key.decode(), False, every is not None)
         self.owner.create(client, task)
         self.flush()
         return Handle(Ref(self, actor), client, retries)
 
-    def call(self, handle: Handle, method: str, args: list[Any], returns: int = 1) -> Steps:
+    def call(
+        self, handle: Handle, method: str, args: list[Any], returns: int = 1, reads: bool = False
+    ) -> Steps:
         """As `ActorMethod.remote`."""
         client: ActorClient = handle.client
-        call = ActorCall(self.ids.new(), client.id, method, b"", UNNUMBERED, returns)
+        seq = READS if reads and client.retained is not None else UNNUMBERED
+        call = ActorCall(self.ids.new(), client.id, method, b"", seq, returns)
         task = Task(call, f"{client.name}.{method}", [call.id][:returns], handle.retries, None)
         task.actor_ref = handle.ref
-        self.world.actors.on_submitted(self, call, handle.retries)
+        if client.retained is None and not self.owner.callers.identity:
+            self.world.actors.on_submitted(self, call, handle.retries)
         yield from self._attach(task, args)
         yield from self._admit(task)
         self.owner.call(client, task)

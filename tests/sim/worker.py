@@ -14,6 +14,7 @@ from engine.core.control import (
     ActorChanged,
     Assigned,
     Blocked,
+    CheckpointKept,
     CreateActor,
     Hello,
     Kept,
@@ -31,8 +32,10 @@ from engine.core.messages import (
     Dependencies,
     Done,
     DoneMany,
+    Holding,
     Item,
     Recall,
+    ReplayOffer,
     Returned,
     Settled,
 )
@@ -42,6 +45,7 @@ from tests.sim.member import Failure, Steps, Violation
 from tests.sim.network import End
 from tests.sim.process import Interrupted
 from tests.sim.references import Encoded, encode
+from tests.sim.replay import Replay
 from tests.sim.user import User
 from tests.sim.values import Unreadable
 
@@ -76,6 +80,7 @@ class Worker(User):
         self.assigned = Assigned({})
         self.actor: Any = None
         self.actor_id = b""
+        self.replay: Replay | None = None
         self.notebook = b""  # the call that runs, for the node to read after our death
         self._seen_running: tuple[bytes, Any] | None = None
         self._interrupt = b""
@@ -112,8 +117,12 @@ class Worker(User):
             self._on_consumed(message)
         elif kind is Settled:
             self.unsettled.pop(message.id, None)
-        elif kind is KillActor or kind is Retire:
+        elif kind is KillActor or kind is Retire or kind is ReplayOffer:
             self.queue.append((peer, message))
+        elif kind is Holding or kind is CheckpointKept:
+            if self.replay is not None:
+                self.replay.on_progress(message)
+                self.queue.append((peer, message))
         else:
             raise Violation(f"a worker cannot handle {message!r}")
         if self.running is not None and self.queue:
@@ -157,6 +166,8 @@ class Worker(User):
             self._give_back(peer, len(self.queue))
 
     def _cancel(self, peer: bytes, message: Cancel) -> None:
+        if self.replay is not None and self.replay.cancel(message.id):
+            return
         for item in self.queue:
             if getattr(item[1], "id", None) == message.id:
                 self.queue.remove(item)
@@ -245,36 +256,57 @@ class Worker(User):
                     self.world.faults.at_point(self, "after the reply")
                 continue
             self.drain()
-            yield (lambda: bool(self.queue) or self.stopping is not None), None
+            wake = self.replay.next_wake() if self.replay is not None else None
+            if not (yield (lambda: bool(self.queue) or self.stopping is not None), wake):
+                assert self.replay is not None
+                yield from self.replay.on_time()
             last_flush = clock.now
         return 0
 
     def on_main_ended(self) -> None:
+        if not self.actor_id:
+            self.world.retired[self.id] = None
         self.world.end(self, "exited with code 0")
 
     def _next(self) -> Steps:
-        peer, message = item = self.queue.popleft()
+        peer, message = self.queue.popleft()
         if type(message) is CreateActor:
             yield from self._create(message)
         elif type(message) is KillActor:
             self.stopping = message.cause
         elif type(message) is Retire:
             self._retire()
-        else:
-            self.running = item
-            self.notebook = message.id
-            if self.queue:
-                self.arm_tick()
-            self.world.on_started(self, message)
-            yield from self._execute(peer, message)
-            self.notebook = b""
-            self.running = None
-            self.cancelled.pop(message.id, None)
-            self.world.faults.at_point(self, "before the reply leaves")
+        elif type(message) is ActorCall:
+            if self.replay is None and message.caller:
+                self.replay = Replay(self, message.actor, None)
+            if self.replay is not None:
+                yield from self.replay.take(peer, message)
+            else:
+                yield from self.run_call(peer, message)
+        elif type(message) is Call:
+            yield from self.run_call(peer, message)
+        elif self.replay is not None:
+            yield from self.replay.on_message(peer, message)
+
+    def run_call(self, peer: bytes, message: Any) -> Steps:
+        """As `Worker.run_call`."""
+        self.running = peer, message
+        self.notebook = message.id
+        if self.queue:
+            self.arm_tick()
+        self.world.on_started(self, message)
+        yield from self._execute(peer, message)
+        self.notebook = b""
+        self.running = None
+        self.cancelled.pop(message.id, None)
+        self.world.faults.at_point(self, "before the reply leaves")
 
     def _retire(self) -> None:
         self.drain()
-        if self.owner.objects.entries or self.unsettled:
+        retains = self.owner.callers.retains()
+        if self.owner.objects.entries or self.unsettled or retains:
+            if retains:
+                self.world.mark("stayed for its calls to a replayed actor")
             self.world.mark("stayed for what it owns")
             self.send(self.node, Kept())
         else:
@@ -296,10 +328,22 @@ class Worker(User):
         self.flush()
 
     def _construct(self, create: CreateActor) -> Steps:
+        every = create.options.get("checkpoint_every")
+        if every is not None:
+            self.replay = Replay(self, create.id, every)
+        if self.restoring is not None:
+            assert self.replay is not None
+            self.actor_id = create.id
+            memory = self.world.descriptors.pop((self.id, -1))
+            state = yield from self.replay.restore(self.restoring, memory)
+            self.actor = self.world.keepers.restored(create, state)
+            return
         args = yield from self._read_arguments(create)
         self.world.faults.at_point(self, "in a constructor")
         self.actor_id = create.id
         self.actor = yield from self.world.actors.construct(self, create, args)
+        if self.replay is not None:
+            yield from self.replay.write()
 
     # ------------------------------------------------------------------ execution
 
@@ -498,6 +542,8 @@ class Worker(User):
 
     def _send(self, peer: bytes, message: Any) -> None:
         """As `Execution.send`."""
+        if self.replay is not None:
+            peer = self.replay.on_reply(peer, message)
         self.drain()
         objects = self.owner.objects
         if objects.unsettled:

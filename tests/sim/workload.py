@@ -76,6 +76,8 @@ class Workload:
             "cancel": 3.0 * on["cancels"], "kill": 1.0 * on["actor kills"],
             "leave": 0.7 * on["exits"],
         }  # fmt: skip
+        if draw.random() < 0.4:
+            wishes |= world.keepers.wishes
         self._steps = [name for name in wishes if name == "submit" or draw.random() < 0.7]
         self._weights = [wishes[name] for name in self._steps]
         self._count = draw.choice([8, 25, 60])
@@ -100,12 +102,14 @@ class Workload:
                 self._now = "step " + name
                 self.world.mark("step " + name)
                 try:
-                    yield from getattr(self, "_do_" + name)(user)
+                    step = getattr(self, "_do_" + name, None)
+                    yield from (step or getattr(self.world.keepers, "do_" + name))(user)
                 except Failure as error:
                     checks.error_is_excused(self.world, Expect(None), error)
             self._now = "the last look at what it holds"
             while self._held:
                 yield from self._check(user, self._held.pop(draw.randrange(len(self._held))))
+            yield from self.world.keepers.end(user)
             yield from self._end(user)
         except Failure as error:
             checks.error_is_excused(self.world, Expect(None), error)

@@ -14,11 +14,13 @@ from tests.sim.actors import Actors
 from tests.sim.clock import Clock
 from tests.sim.damage import Damage
 from tests.sim.faults import Faults
+from tests.sim.keepers import Keepers
 from tests.sim.member import Killed, Member, Violation
 from tests.sim.memory import Memory
 from tests.sim.network import Network
 from tests.sim.node import Node
 from tests.sim.tasks import Tasks
+from tests.sim.topologies import run_topology
 from tests.sim.user import User
 from tests.sim.worker import Worker
 from tests.sim.workload import Workload
@@ -30,6 +32,8 @@ __all__ = ["Failed", "Outcome", "World", "run"]
 LIVENESS_SECONDS = 30.0
 # Nothing that is going on needs so many steps; what goes round in circles does.
 _STEPS_MAX = 300_000
+# One seed in so many has a topology too.
+_TOPOLOGIES = 10
 
 
 class Definitions(dict[bytes, bytes]):
@@ -42,8 +46,8 @@ class Definitions(dict[bytes, bytes]):
 class Outcome:
     """What a run tells: its trace in one number, what it hit, how long it took."""
 
-    def __init__(self, world: World) -> None:
-        self.digest = world.network.digest()
+    def __init__(self, world: World, topology: str) -> None:
+        self.digest = f"{world.network.digest()}{topology}"
         self.marks = world.marks
         self.frames = world.network.frames
         self.seconds = world.clock.now
@@ -71,6 +75,7 @@ class World:
             lease_idle_seconds=draw.choice([0.005, 0.2]),
             worker_idle_seconds=draw.choice([0.01, 5.0]),
             waiting_warning_seconds=draw.choice([0.02, 10.0]),
+            replay_patience_seconds=10.0,
             restart_deaths_max=draw.choice([2, 16]),
             spill_batch_bytes=draw.choice([1, 200_000]),
             spill_retry_seconds=draw.choice([0.002, 0.1]),
@@ -87,6 +92,8 @@ class World:
         self.network = Network(self)
         self.tasks = Tasks(self)
         self.actors = Actors(self)
+        self.keepers = Keepers(self)
+        self.descriptors: dict[tuple[bytes, int], Any] = {}  # sent and not received
         self.starts: Counter[bytes] = Counter()  # executions begun, by task
         self.retries: dict[bytes, int] = {}
         self.paid: Counter[bytes] = Counter()  # executions of a task that cost it a retry
@@ -95,6 +102,7 @@ class World:
         self.cancelled: dict[bytes, bytes] = {}  # calls -> worker at which they were cancelled
         self.deaths = 0
         self.actors_ended = 0  # also when that is all right: what they owned is lost
+        self.retired: dict[bytes, None] = {}  # processes that have ended in good order
         self._pid = 100
         self._processes: dict[bytes, Member] = {}
         self.cpus = draw.choice([1, 2, 2, 3, 4])
@@ -128,6 +136,10 @@ class World:
     def is_alive(self, process: bytes) -> bool:
         """Whether a process lives."""
         return process in self._processes and self._processes[process].alive
+
+    def is_well(self, process: bytes) -> bool:
+        """Whether a process lives, or has ended in good order."""
+        return self.is_alive(process) or process in self.retired
 
     def workers(self) -> list[Worker]:
         """Living workers, in order of birth."""
@@ -198,6 +210,7 @@ class World:
         if cause != "exited with code 0" or worker.running is not None:
             self.deaths += 1
         self.actors_ended += worker.actor is not None
+        self.keepers.on_end(worker)
         if worker.notebook:
             self.paid[worker.notebook] += 1
 
@@ -263,6 +276,8 @@ class World:
         if entry is None or entry.task is None or entry.value is not None:
             return
         task = entry.task
+        if task.actor is not None and task.actor.retained is not None:
+            return  # it may be part of the actor's history, and then it is applied again
         where = task.worker
         member = self._processes.get(where)
         if member is not None and not member.alive:
@@ -270,7 +285,7 @@ class World:
         if type(member) is Worker:
             running = member.running
             started = running is not None and running[1].id == task.id
-            if started or any(one.id == task.id for _, one in member.queue):
+            if started or any(getattr(one, "id", None) == task.id for _, one in member.queue):
                 self.cancelled[task.id] = where
                 return
             if self.starts[task.id]:
@@ -312,8 +327,10 @@ def run(seed: int) -> Outcome:
         world = World(seed)
         try:
             world.go()
+            # It costs as much as a few worlds, so not every seed has one.
+            topology = run_topology(seed, world.marks) if seed % _TOPOLOGIES == 0 else ""
         except Exception as error:  # whatever a machine raises is a finding
             raise Failed(checks.story(world, seed, error)) from error
-        return Outcome(world)
+        return Outcome(world, topology)
     finally:
         gc.enable()

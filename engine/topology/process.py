@@ -372,8 +372,11 @@ class MemberActor:
                 frame.value = value
             return frame
         frame = _decode(item.body)
-        is_item = bool(self._torn) and not isinstance(frame, Credit | Trigger)
-        if is_item and self._copies[frame.channel, frame.sender] in self._torn:
+        if (
+            self._torn
+            and not isinstance(frame, Credit | Trigger)
+            and self._copies[frame.channel, frame.sender] in self._torn
+        ):
             self._stale += 1
             return None
         packed = item.value

@@ -145,8 +145,10 @@ def test_the_reader_has_what_the_maker_needs(start: Any) -> None:
 )
 def test_the_budget(start: Any, limit: int, text: str) -> None:
     small = start(lineage_bytes_max=limit)
-    refs = [make.remote(number) for number in range(3)]
-    small.wait(refs, num_returns=3)
+    refs = []
+    for number in range(3):  # one after the other: the last to end is the youngest
+        refs.append(make.remote(number))
+        small.wait(refs[-1:])
     lose(refs[0])
     with pytest.raises(ObjectReconstructionFailedError, match=text):
         small.get(refs[0], timeout=SECONDS)

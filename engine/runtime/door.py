@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from engine.runtime.address import SOCKET, TOKEN, TOKEN_BYTES, peer_of, sweep, taken, within
+from engine.wire.descriptors import reserve
 
 if TYPE_CHECKING:
     from engine.runtime.node import Node
@@ -26,6 +27,7 @@ __all__ = ["Door"]
 # at once are nobody's drivers.
 _PATIENCE_SECONDS = 5.0
 _KNOCKING_MAX = 64
+_REST_SECONDS = 1.0
 
 
 class _Guest:
@@ -61,12 +63,20 @@ class Door:
             os.umask(mask)
         self._listener.listen(_KNOCKING_MAX)
         self._guests: dict[int, _Guest] = {}
+        self._closed_until = 0.0  # or 0: open
         node.reactor.watch(self._listener.fileno(), self._on_knock)
 
     def _on_knock(self) -> None:
         try:
-            sock, _address = self._listener.accept()
+            with reserve:
+                sock, _address = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):  # gone again
+            return
+        except OSError as error:  # no descriptor is left: who knocks waits until one may be
+            sys.stderr.write(f"penstock: nobody can come in: {error}\n")
+            self._node.reactor.unwatch(self._listener.fileno())
+            self._closed_until = perf_counter() + _REST_SECONDS
+            self._node.reactor.look_at(self._closed_until)
             return
         pid, uid = peer_of(sock)
         if uid != os.geteuid() or len(self._guests) >= _KNOCKING_MAX:
@@ -107,14 +117,21 @@ class Door:
         for guest in [one for one in self._guests.values() if one.until <= now]:
             self._forget(guest)
             self._turn_away(guest.sock, f"process {guest.pid} that showed no token")
-        return min((one.until for one in self._guests.values()), default=None)
+        looks = [one.until for one in self._guests.values()]
+        if self._closed_until > now:
+            looks.append(self._closed_until)
+        elif self._closed_until:
+            self._closed_until = 0.0
+            self._node.reactor.watch(self._listener.fileno(), self._on_knock)
+        return min(looks, default=None)
 
     def close(self) -> None:
         """Nobody comes in any more; nothing is left in the directory that leads here."""
         for guest in list(self._guests.values()):
             self._forget(guest)
             guest.sock.close()
-        self._node.reactor.unwatch(self._listener.fileno())
+        if not self._closed_until:
+            self._node.reactor.unwatch(self._listener.fileno())
         self._listener.close()
         sweep(self._directory)
         os.close(self._directory)

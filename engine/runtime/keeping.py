@@ -114,8 +114,8 @@ class Keeping:
         self.note(decode_event(message.event), peer)
 
     def on_create(self, peer: bytes, message: CreateActor) -> None:
-        """A process wants an actor: a detached one is remembered."""
-        detached = message.options.get("lifetime") == "detached"
+        """A process wants an actor: a detached one is remembered, if anything outlives the node."""
+        detached = self._file is not None and message.options.get("lifetime") == "detached"
         encoded = _encode(message) if detached else b""
         self._node.head.on_create(peer, message)
         if detached:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -388,6 +389,18 @@ def test_nobody_comes_in_without_the_token(standing: Standing) -> None:
 def test_who_says_nothing_is_turned_away(standing: Standing) -> None:
     _turned_away(standing)
     assert "showed no token" in (standing.directory / LOG).read_text()
+
+
+def test_a_node_without_descriptors_lets_nobody_in_and_lives(standing: Standing) -> None:
+    engine.init(address=standing.address)
+    open_ones = set(map(int, os.listdir(f"/proc/{standing.pid}/fd")))
+    following = min(set(range(len(open_ones) + 1)) - open_ones)
+    resource.prlimit(standing.pid, resource.RLIMIT_NOFILE, (following, following))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(standing.directory / SOCKET))
+        log = standing.directory / LOG
+        eventually(lambda: "nobody can come in" in log.read_text())
+        assert engine.cluster_resources()["CPU"] == 2
 
 
 def test_a_directory_that_others_may_enter_is_refused(

@@ -1,12 +1,12 @@
-"""The order in which one copy of a topology did its steps: what it must know to do them again (pure).
+"""The order in which a copy of a topology did its steps: what it needs to do them again (pure).
 
 What a copy sends is a function of its snapshot, of the items it was sent, and of the order in which
 it took them up: which channel came next, where between two polls an epoch ended, what a clock made
 it decide. That order is this log, two small numbers a step, and steps of one kind in a row are one
 *run*. Each frame that leaves the copy carries the part that its receiver lacks, so nobody has
 ever seen an effect of a step that is not known outside of the copy (causal logging; "Lineage
-Stash", SOSP 2019; "Clonos", SIGMOD 2021). Nothing is written on the path of an item, and a copy with
-a single sender and no polls has nothing to log.
+Stash", SOSP 2019; "Clonos", SIGMOD 2021). Nothing is written on the path of an item, and a copy
+with a single sender and no polls has nothing to log.
 
 A log covers one epoch: every receiver has learnt the whole of it with the marker that ends it.
 """

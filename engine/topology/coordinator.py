@@ -79,6 +79,7 @@ class Coordinator:
         finished: the last epoch, in which every copy has ended, is committed.
         self_paced: the copies close epochs by themselves: there are cycles.
         is_local: copies may come back alone.
+        last_recovery_seconds: from hearing of a death to where the copy had been.
         taken: epochs asked for and not committed, in order: whoever comes back takes them too.
 
     Raises:
@@ -99,6 +100,7 @@ class Coordinator:
         self.is_local = policy.local and not self.self_paced
         self.taken: list[int] = []
         self._last_fallback = ""
+        self.last_recovery_seconds = 0.0
         self._name = topology.name
         self._shape = _shape_of(topology, policy.fingerprint)
         self._external = external
@@ -366,6 +368,7 @@ class Coordinator:
             last_abort=epochs.last_abort,
             recoveries=epochs.recoveries,
             last_fallback=self._last_fallback,
+            last_recovery_seconds=self.last_recovery_seconds,
         )
 
 

@@ -29,6 +29,7 @@ from engine.topology.coordinator import Coordinator, Start, Todo
 from engine.topology.errors import (
     DamagedCheckpointError,
     MemberError,
+    ReplayError,
     TopologyError,
     TopologyStalledError,
     expected,
@@ -169,6 +170,11 @@ class InlineHandle(TopologyHandle):
             worked = self._random_action() if self._random else self._round()
             # A poll that said there is nothing more to do may have sent something all the same.
             return self._coordinate() or worked or any(wire.frames for wire in self._wires)
+        except ReplayError as error:  # told in the statistics
+            coordinator = self._with_checkpoints()
+            now = self._clock()
+            self._carry_out(coordinator.on_not_recovered(self._attempt, str(error), now))
+            return True
         except MemberError as error:
             made = task_error(error)
             self._fail(made)

@@ -32,7 +32,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
 
-from engine.core.credits import CreditError
+from engine.core.credits import CreditError, ReceiveAccount
 from engine.core.determinants import POLL, TRIGGER, Repeat, Steps
 from engine.topology.alignment import Alignment
 from engine.topology.errors import MemberError, ProtocolError, TopologyError, expected
@@ -95,33 +95,21 @@ class MemberLoop:
         self._on_snapshot = on_snapshot
         self._restore = restore
         recovers = retain_bytes is not None
-        self._inlets = {
-            p.channel: {s: Inlet(p, s, copy, epoch, recovers) for s, copy in p.senders}
-            for p in plan.inputs
-        }
-        inlets = self._all_inlets()
+        self._numbered = inlets = self._make_inlets(epoch, recovers, ended)
         ports = {p.port: len(p.senders) for p in plan.inputs}
         polled = type(member).poll is not Member.poll
         # One sender and no polls: there is but one order.
         has_log = recovers and bool(plan.outputs) and (polled or len(inlets) > 1)
         self._outbox = Outbox(plan, transport, epoch, retain_bytes, Steps() if has_log else None)
-        self._numbered = inlets
-        for number, inlet in enumerate(inlets):
-            inlet.number = number
         self.context = MemberContext(plan, ports, polled, self._outbox)
         if on_snapshot is not None:
             self.context.on_close_epoch = self._close_epoch
         if restore is not None:
             self.context.is_restored = True
             self.context.counters = dict(restore.counters)
-        for inlet in inlets:
-            inlet.ended = inlet.copy in ended
         self._alignment = Alignment([one for one in inlets if not one.ended], epoch)
         self._has_cycle = any(p.feedback for p in plan.inputs)
-        self._open_senders = ports.copy()
-        for inlet in inlets:
-            self._open_senders[inlet.port] -= inlet.ended
-        self._open_inlets = sum(not inlet.ended for inlet in inlets)
+        self._count_open(ports)
         self._inbox: deque[tuple[Inlet, Frame]] = deque()
         self._feedback_inbox: deque[tuple[Inlet, Frame]] = deque()
         self._feedback_turn = False
@@ -139,8 +127,25 @@ class MemberLoop:
         if rejoin is not None:
             self._resume(rejoin)
 
+    def _make_inlets(self, epoch: int, recovers: bool, ended: Collection[int]) -> list[Inlet]:
+        self._inlets = {
+            p.channel: {s: Inlet(p, s, copy, epoch, recovers) for s, copy in p.senders}
+            for p in self.plan.inputs
+        }
+        inlets = [inlet for senders in self._inlets.values() for inlet in senders.values()]
+        for number, inlet in enumerate(inlets):
+            inlet.number = number
+            inlet.ended = inlet.copy in ended
+        return inlets
+
+    def _count_open(self, ports: dict[str, int]) -> None:
+        self._open_senders = ports.copy()
+        for inlet in self._numbered:
+            self._open_senders[inlet.port] -= inlet.ended
+        self._open_inlets = sum(self._open_senders.values())
+
     def _resume(self, rejoin: Rejoin) -> None:
-        for inlet in self._all_inlets():
+        for inlet in self._numbered:
             inlet.resume(rejoin.inlets[inlet.channel, inlet.sender])
         self._outbox.resume(rejoin.outlets)
         if rejoin.steps and not self.ended:
@@ -271,7 +276,7 @@ class MemberLoop:
         if self._alignment.pending is not None:
             missing = ", ".join(map(repr, self._alignment.missing()))
             waits.append(f"the marker of epoch {self._alignment.pending} from {missing}")
-        live = [repr(inlet) for inlet in self._all_inlets() if not inlet.ended]
+        live = [repr(inlet) for inlet in self._numbered if not inlet.ended]
         if live:
             waits.append("input or the end from " + ", ".join(live))
         if self._is_polled and not self.ended:
@@ -285,7 +290,7 @@ class MemberLoop:
 
     def accounts(self) -> dict[tuple[int, int], ReceiveAccount]:
         """(channel, sending copy's index) -> credit account, for checks and reports."""
-        return {(i.channel, i.sender): i.account for i in self._all_inlets()}
+        return {(i.channel, i.sender): i.account for i in self._numbered}
 
     # --- one unit of work --------------------------------------------------------------------
 
@@ -369,6 +374,9 @@ class MemberLoop:
 
     def _return_credit(self, inlet: Inlet, rows: int, nbytes: int) -> None:
         due = inlet.account.on_consumed(rows, nbytes)
+        if due is None and self._repeat is not None:
+            # The order is fixed: a sender must have as much credit as it had when it came about.
+            due = inlet.account.return_all()
         if due is not None:
             credit = Credit(inlet.channel, self.plan.index, due[0], due[1])
             self._transport.send(inlet.copy, credit, None)
@@ -378,11 +386,12 @@ class MemberLoop:
     def _on_end(self, inlet: Inlet) -> None:
         self._open_inlets -= 1
         self._open_senders[inlet.port] -= 1
-        if self._alignment.on_end(inlet):
-            self._complete_epoch()
+        completes = self._alignment.on_end(inlet)
         if self._open_senders[inlet.port] == 0:
             self._hook = "on_end"
             self.member.on_end(inlet.port)
+        if completes:  # an end before any marker belongs to the epoch that is closed
+            self._complete_epoch()
         if self._open_inlets == 0:
             self._hook = "on_all_ended"
             self.member.on_all_ended()
@@ -460,12 +469,12 @@ class MemberLoop:
         handed = self.context.handed
         handed[:] = [one for one in handed if not 0 < one.epoch <= epoch]
         self._outbox.on_committed(epoch)
-        for inlet in self._all_inlets():
+        for inlet in self._numbered:
             inlet.forget(epoch)
 
     def waiting_for(self) -> list[Inlet]:
         """The senders that have not ended, as far as has been received."""
-        return [inlet for inlet in self._all_inlets() if not inlet.ended]
+        return [inlet for inlet in self._numbered if not inlet.ended]
 
     def final_snapshot(self) -> tuple[Snapshot, list[Handed]]:
         """What stands for the state of a copy that has ended, and the tokens still to commit."""
@@ -538,9 +547,6 @@ class MemberLoop:
         return any(inlet.seq < inlet.lacks for inlet in self._numbered)
 
     # --- helpers -----------------------------------------------------------------------------
-
-    def _all_inlets(self) -> list[Inlet]:
-        return [inlet for senders in self._inlets.values() for inlet in senders.values()]
 
     def _refuse(self, inlet: Inlet, frame: Frame) -> None:
         raise ProtocolError(

@@ -32,9 +32,9 @@ class Member:
     earlier by `ctx.finish()`. A channel from a member to itself never ends by itself, so such a
     member has to call `ctx.finish()`.
 
-    With checkpoints a copy whose process died may come back alone (`Checkpoints.local`) and do again
-    what it did since the last epoch: `on_batch`, `on_end` and `snapshot` in the same order, and
-    `poll` where it had sent something. It must send the same items then. What a poll sends
+    With checkpoints a copy whose process died may come back alone (`Checkpoints.local`) and do
+    again what it did since the last epoch: `on_batch`, `on_end` and `snapshot` in the same order,
+    and `poll` where it had sent something. It must send the same items then. What a poll sends
     must follow from the state; a clock may say when, but not what, unless by `ctx.decide`.
 
     Attributes:
@@ -237,6 +237,11 @@ class MemberContext:
         """
         if self.on_close_epoch is not None:
             self.on_close_epoch(epoch, state)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether this copy has come back alone and does again what it did before it died."""
+        return self.repeat is not None
 
     @property
     def decided(self) -> bool:

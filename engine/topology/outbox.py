@@ -162,7 +162,7 @@ class Outbox:
         if self.log is not None:
             last = self.log.runs[-2:-1]
             if self.has_told() or (last != [POLL] and not self.log.lost):
-                raise expected("decide() in poll(), before it emits", "it elsewhere", "call it there")
+                raise expected("decide() in poll() before it emits", "it elsewhere", "move it")
             self.log.undo()
             self.log.append(DECIDED)
 
@@ -437,14 +437,21 @@ class Outlet:
         """We have come back: the receiver has what is numbered below `told.seen`."""
         self.seq, self.seen = told.base, _ALL if told.mute else told.seen
         self.trace, self.trace_seen = told.trace_base, told.trace
-        if told.nbytes and not self.window.on_sent(told.rows, told.nbytes):
-            self._close()
+        if told.nbytes:
+            self.window.on_sent(told.rows, told.nbytes)
+        self._end_repeat()
 
     def _repeat(self, what: int) -> None:
         """The receiver has this already; compare it as far as that is possible."""
         self.trace = traced(self.trace, what)
         if self.seq == self.seen and self.trace != self.trace_seen:
             raise self.unlike("others")
+        self._end_repeat()
+
+    def _end_repeat(self) -> None:
+        # What is not sent needs no credit: a want of it must not hold up what others wait for.
+        if self.seq >= self.seen and not self.window.may_send():
+            self._close()
 
     def unlike(self, found: str) -> ReplayError:
         """What the member sent now is not what it had sent before it died."""

@@ -40,8 +40,8 @@ class FromReceiver(msgspec.Struct, frozen=True):
     """A receiver: it has seen the items up to number `seen` - 1.
 
     `base` and `trace_base` are the number and the trace at the beginning of the epoch that the copy
-    goes on from, `trace` that of all it has seen. `rows` and `nbytes` are credit in use. `steps` are
-    the copy's steps since then, as runs. `mute`: it has ended and wants nothing.
+    goes on from, `trace` that of all it has seen. `rows` and `nbytes` are credit in use. `steps`
+    are the copy's steps since then, as runs. `mute`: it has ended and wants nothing.
     """
 
     channel: int
@@ -83,13 +83,12 @@ def combine(plan: MemberPlan, answers: Sequence[Answer]) -> Rejoin:
             raise Unrecoverable(answer.refused)
     inlets = {(one.channel, one.sender): one for a in answers for one in a.senders}
     outlets = {(one.channel, one.receiver): one for a in answers for one in a.receivers}
-    missing = [
-        *((p.channel, s) for p in plan.inputs for s, _ in p.senders if (p.channel, s) not in inlets),
-        *((p.channel, r) for p in plan.outputs for r, _ in p.receivers
-          if (p.channel, r) not in outlets),
-    ]  # fmt: skip
+    wanted = {(p.channel, one) for p in plan.inputs for one, _ in p.senders}
+    missing = wanted - inlets.keys()
+    wanted = {(p.channel, one) for p in plan.outputs for one, _ in p.receivers}
+    missing |= wanted - outlets.keys()
     if missing:
-        raise Unrecoverable(f"nothing was said of the channels {missing}")
+        raise Unrecoverable(f"nothing was said of the channels {sorted(missing)}")
     # All of them are beginnings of the same order: who has seen more knows more of it.
     steps = max((one.steps for one in outlets.values()), key=_count, default=())
     return Rejoin(inlets, outlets, steps)

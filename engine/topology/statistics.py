@@ -72,6 +72,8 @@ class CheckpointStatistics:
         recoveries: deaths after which one copy was to come back alone; those in which that could
             not be are among the rollbacks as well.
         last_fallback: why it could not the last time; "" if it always could.
+        last_recovery_seconds: what the last one took that came back alone, from hearing of its
+            death until it had done again what it had done before.
     """
 
     attempt: int
@@ -87,6 +89,7 @@ class CheckpointStatistics:
     last_abort: str
     recoveries: int = 0
     last_fallback: str = ""
+    last_recovery_seconds: float = 0.0
 
 
 class Stopwatch:

@@ -16,7 +16,6 @@ from engine.topology import (
     MemberContext,
     Topology,
     broadcast,
-    forward,
     hashed,
     rebalance,
 )
@@ -179,7 +178,11 @@ def test_deaths_of_any_copy_at_random_steps(seed: int, tmp_path: Path) -> None:
         seed=seed,
         clock=clock,
         sleep=clock.sleep,
-        checkpoints=policy(tmp_path, every=draw.choice([None, 5.0, 50.0]), timeout=draw.choice([40.0, 400.0])),
+        checkpoints=policy(
+            tmp_path,
+            every=draw.choice([None, 5.0, 50.0]),
+            timeout=draw.choice([40.0, 400.0]),
+        ),
         external=output,
     )
     deaths = 0
@@ -200,3 +203,124 @@ def test_deaths_of_any_copy_at_random_steps(seed: int, tmp_path: Path) -> None:
     assert statistics.recoveries == deaths
     left = sorted(path.name for path in tmp_path.rglob("*"))
     assert left == ["driver.lock", "members.lock", "states"]
+
+
+# --- what cannot be repeated --------------------------------------------------------------------
+
+
+def run_and_lose(
+    path: Path, member: type[Member], copy: int, **options: Any
+) -> tuple[InlineHandle, dict[str, list[Any]]]:
+    """Two sources, `member`, a sink; a copy dies when something has come out."""
+    made = Topology("small")
+    made.member("one", Numbers, 20, (3,))
+    made.member("two", Numbers, 20, (3,), 100)
+    made.member("middle", member)
+    made.member("sink", Trails)
+    for source in ("one", "two"):
+        made.channel(source, "middle", broadcast())
+    made.channel("middle", "sink", broadcast())
+    output = Output()
+    OUTPUT[:] = [output]
+    handle = InlineHandle(made, seed=7, checkpoints=policy(path, **options), external=output)
+    handle.checkpoint()
+    for _ in range(40):
+        handle.run_turn()
+    handle.crash("killed", copy)
+    results = handle.wait()
+    assert output.rows() == Counter([*range(20), *range(100, 120)])
+    return handle, results
+
+
+class Whim(Trail):
+    """Splits what it gets as it likes at the moment."""
+
+    moods = 0
+
+    def say(self, value: Any) -> None:
+        Whim.moods += 1
+        cut = 0 if value is None else Whim.moods % value.num_rows
+        if cut:
+            super().say(value.slice(0, cut))
+            value = value.slice(cut)
+        super().say(value)
+
+
+class Honest(Whim):
+    """And says so."""
+
+    replayable = False
+
+
+@pytest.mark.parametrize(
+    ("member", "options", "why"),
+    [
+        (Whim, {}, "it does not do the same for the same input"),
+        (Honest, {}, "member 'middle' is not replayable: killed"),
+    ],
+)
+def test_a_member_that_does_something_else_takes_all_back(
+    tmp_path: Path, member: type[Member], options: dict[str, Any], why: str
+) -> None:
+    handle, _results = run_and_lose(tmp_path, member, 2, **options)
+    statistics = handle.checkpoint_statistics()
+    assert (statistics.recoveries, statistics.rollbacks) == (1, 1)
+    assert why in statistics.last_fallback
+
+
+def test_what_is_too_much_is_not_retained(tmp_path: Path) -> None:
+    handle, _results = run_and_lose(tmp_path, Trail, 2, retain_bytes=1500)
+    statistics = handle.checkpoint_statistics()
+    assert (statistics.recoveries, statistics.rollbacks) == (1, 1)
+    assert "more than 1500 bytes since the last epoch" in statistics.last_fallback
+
+
+@pytest.mark.parametrize("copy", range(4))
+def test_a_copy_comes_back_alone(tmp_path: Path, copy: int) -> None:
+    handle, results = run_and_lose(tmp_path, Trail, copy)
+    statistics = handle.checkpoint_statistics()
+    assert (statistics.attempt, statistics.recoveries, statistics.rollbacks) == (1, 1, 0)
+    assert results["sink"][0]["middle", 0] == results["middle"][0][1]
+
+
+def test_local_recovery_can_be_turned_off(tmp_path: Path) -> None:
+    handle, _results = run_and_lose(tmp_path, Trail, 2, local=False)
+    statistics = handle.checkpoint_statistics()
+    assert (statistics.recoveries, statistics.rollbacks) == (0, 1)
+    assert all(not one.retained for loop in handle.loops for one in loop.outbox().outlets())
+
+
+class Moody(Numbers):
+    """A source that a clock tells now and then to say something else."""
+
+    clock = 0
+
+    def poll(self) -> bool:
+        if self.ctx.decided:
+            self.ctx.announce("late")
+            return True
+        Moody.clock += 1
+        if Moody.clock % 3 == 0 and self.ctx.decide():
+            self.ctx.announce("late")
+            return True
+        return super().poll()
+
+
+def test_what_a_clock_decided_is_repeated(tmp_path: Path) -> None:
+    made = Topology("moody")
+    made.member("source", Moody, 40, (3,))
+    made.member("trail", Trail)
+    made.channel("source", "trail", broadcast())
+    handle = InlineHandle(made, seed=1, checkpoints=policy(tmp_path))
+    handle.checkpoint()
+    for _ in range(30):
+        handle.run_turn()
+    trail = handle.loops[1].member.told.copy()  # type: ignore[attr-defined]
+    Moody.clock += 1  # it would decide elsewhere
+    handle.crash("killed", 0)
+    [(_heard, told, rows)] = handle.wait()["trail"]
+    assert rows == list(range(40))
+    assert told[: len(trail)] == trail
+    assert len(told) > 40 // 3 + 2, "the clock has decided something"
+    statistics = handle.checkpoint_statistics()
+    assert (statistics.recoveries, statistics.rollbacks) == (1, 0), statistics

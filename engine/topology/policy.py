@@ -56,8 +56,9 @@ class Checkpoints:
     restarts: int = 10
     restart_seconds: float = 60.0
     local: bool = True
-    # Two epochs of a second (the last, and the one under way) at 64 MB/s a copy.
-    retain_bytes: int = 128 << 20
+    # Two epochs of a second (the last, and the one under way) at 32 MB/s a copy. What is retained
+    # is memory that is not used again at once: far beyond such a rate it costs more than it saves.
+    retain_bytes: int = 64 << 20
     resume: bool | None = None
     fingerprint: str = ""
 

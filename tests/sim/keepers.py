@@ -337,7 +337,8 @@ class Keepers:
         self._feeds.clear()
         for actor in reversed(self.actors):  # nobody calls the last one but driver and tasks
             yield from self._settle(user, actor)
-            actor.dead or self._compare(actor)
+            if not actor.dead:
+                self._compare(actor)
         self.actors.clear()
 
     def _settle(self, user: User, actor: _Actor) -> Steps:

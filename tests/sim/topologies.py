@@ -189,7 +189,9 @@ def _drawn(draw: Random) -> tuple[Topology, Counter[int]]:
 @contextmanager
 def _on_disk(disk: Disk, chance: _Chance) -> Any:
     former = durable.os, durable.secrets, coordinator.secrets
-    durable.os, durable.secrets, coordinator.secrets = disk, chance, chance  # type: ignore[assignment]
+    patched: Any = durable
+    patched.os, patched.secrets = disk, chance
+    coordinator.secrets = chance  # type: ignore[assignment]
     try:
         yield
     finally:

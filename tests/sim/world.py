@@ -33,7 +33,7 @@ LIVENESS_SECONDS = 30.0
 # Nothing that is going on needs so many steps; what goes round in circles does.
 _STEPS_MAX = 300_000
 # One seed in so many has a topology too.
-_TOPOLOGIES = 10
+_TOPOLOGIES = 20
 
 
 class Definitions(dict[bytes, bytes]):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,7 @@ from engine import exceptions
 from engine.config import Config
 from engine.runtime.cancelling import drop
 from engine.runtime.coroutines import LoopGroup
-from engine.runtime.inventory import Inventory
+from engine.runtime.jobs import Job
 from engine.runtime.process import exit_cause
 from engine.runtime.segments import SegmentFiles
 from engine.runtime.worker import Worker
@@ -136,10 +135,8 @@ def test_what_cannot_be_preloaded_is_told() -> None:
 def test_a_driver_that_has_just_ended_has_no_command_line() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    processes = [(b"driver--", "driver", gone.pid, 0.0)]
-    node: Any = MagicMock(processes=lambda: processes)
-    (job,) = Inventory(node)._jobs()
-    assert (job["entrypoint"], job["driver_info"]["pid"]) == ("", str(gone.pid))
+    job = Job(b"driver--", gone.pid)
+    assert (job.entrypoint, job.pid) == ("", gone.pid)
 
 
 def test_a_closed_terminal_stops_nothing(tmp_path: Path) -> None:

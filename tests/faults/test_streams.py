@@ -58,12 +58,14 @@ def test_a_death_at_a_named_point(cluster: Any, tmp_path: Path, point: str) -> N
 
 def test_deaths_at_random_moments(cluster: Any, tmp_path: Path) -> None:
     write_input(tmp_path / "in", SMALL)
-    with Killer(seed=1, pause=0.4, kills_max=4) as killer:
+    with Killer(seed=1, pause=0.8, kills_max=4) as killer:
         result = job_of(tmp_path, pause=0.02).run(2, checkpoint=policy(tmp_path))
     assert output_of(tmp_path) == wanted()
     assert result.checkpoints is not None
     assert killer.kills >= 1
-    assert 1 <= result.checkpoints.recoveries <= killer.kills
+    # One that dies while all of them start takes the others along.
+    told = result.checkpoints.recoveries + result.checkpoints.rollbacks
+    assert 1 <= told <= killer.kills
 
 
 @pytest.mark.slow

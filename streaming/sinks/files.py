@@ -165,7 +165,7 @@ class _PartWriter(Writer):
     def write(self, batch: pa.RecordBatch) -> None:
         if self._encoder is None:
             self._directory.mkdir(parents=True, exist_ok=True)
-            # A new file, also where an earlier life of this copy began one: run in one process, that
+            # A new file, also where an earlier life of this copy began one: in one process, that
             # one's encoder may write its last words at any time, when it is collected.
             self._temporary().unlink(missing_ok=True)
             self._file = pa.OSFile(str(self._temporary()), "wb")

@@ -50,6 +50,7 @@ class Disk:
         self._root = root
         self._draw = draw
         self._synced: dict[int, bytes] = {}  # inode -> content when it was last synced
+        self._held: dict[int, int] = {}  # descriptors of those: so no inode is used for another
         self._names: dict[Path, dict[str, bytes]] = {}  # of each directory, when it was synced
         self.fails = 0.0  # share of syncs for which there is no room
 
@@ -66,7 +67,19 @@ class Disk:
                 names = sorted(os.listdir(path))
                 self._names[path] = {one: self._content(path / one) for one in names}
         else:
-            self._synced[os.fstat(descriptor).st_ino] = path.read_bytes()
+            self._note(path)
+
+    def _note(self, path: Path) -> None:
+        """What a file holds now is safe."""
+        inode = path.stat().st_ino
+        self._synced[inode] = path.read_bytes()
+        if inode not in self._held:
+            self._held[inode] = os.open(path, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Let go of all files."""
+        while self._held:
+            os.close(self._held.popitem()[1])
 
     def _content(self, path: Path) -> bytes:
         """What of a file is safe: what was synced, and an unknown part of the rest."""
@@ -95,7 +108,7 @@ class Disk:
                 path.unlink(missing_ok=True)
                 if left is not None:
                     path.write_bytes(left)
-                    self._synced[path.stat().st_ino] = left
+                    self._note(path)
 
 
 class _Chance:
@@ -204,8 +217,11 @@ def run_topology(seed: int, marks: Counter[str]) -> str:
     with tempfile.TemporaryDirectory(prefix="penstock-sim-") as folder:
         root = Path(folder)
         disk = Disk(root, draw)
-        with _on_disk(disk, _Chance(draw)):
-            return _Run(draw, root, disk, marks).go()
+        try:
+            with _on_disk(disk, _Chance(draw)):
+                return _Run(draw, root, disk, marks).go()
+        finally:
+            disk.close()
 
 
 class _Run:

@@ -142,13 +142,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     speculation_look_seconds: float = 0.05
     # From the interrupt of the copy that came second to the end of its process.
     speculation_grace_seconds: float = 1.0
-    # Between nodes. A heartbeat four times a second: with a third of them lost, no node is taken for
-    # dead in years. Suspected (given nothing new) after six, dead after 4.5 s: a user waits no longer.
+    # Between nodes. A heartbeat four times a second: with a third of them lost, none is taken for dead
+    # in years. Suspected (given nothing new) after six, dead after 4.5 s: more is long for a user.
     heartbeat_seconds: float = 0.25
     node_suspected_seconds: float = 1.5
     node_dead_seconds: float = 4.5
-    # A node that the head has not answered for so long lets nothing out any more, and does so before
-    # the head takes it for dead, with a second and a half for clocks and for a stopped process.
+    # A node that the head has not answered for so long lets nothing out any more: before the head
+    # takes it for dead, with a second and a half for what two clocks may differ in.
     node_lease_seconds: float = 3.0
     # A node that has not found its head for so long ends its workers: nobody will miss them.
     node_orphan_seconds: float = 60.0

@@ -58,7 +58,7 @@ class Detector:
     def dead(self, now: float) -> list[int]:
         """Nodes that have been silent for too long; they are not watched any more."""
         limit = self._config.node_dead_seconds
-        found = [number for number, heard in self._heard.items() if now - heard >= limit]
+        found = [number for number, heard in self._heard.items() if heard + limit <= now]
         for number in found:
             del self._heard[number]
         return found

@@ -38,7 +38,9 @@ from engine.core.control import (
     LogShown,
     LookupActor,
     MemoryEased,
+    NodeLost,
     Peer,
+    Piece,
     Preload,
     Preloaded,
     ReleaseSegments,
@@ -466,4 +468,6 @@ Message = (
     | Assigned
     | Unplaceable
     | Waiting
+    | NodeLost
+    | Piece
 )

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine.core.ids import owner_of
+from engine.core.ids import node_of, owner_of
 from engine.core.lineage import Lineage
 from engine.core.messages import AddBorrower, BorrowAck, DropBorrower, Evict, Fetch, Lost
 from engine.core.spill import SpillMachine
@@ -354,8 +354,19 @@ class ObjectTable:
         if entry is not None and entry.value is None:
             self.resolve(object_id, encode_failure(kind, f"object {object_id.hex()} {what}"))
 
-    def blocks_in(self, segments: set[int]) -> list[tuple[int, int]]:
-        """(segment, offset) of each block in these segments that belongs to an object of ours."""
+    def processes(self) -> set[bytes]:
+        """Processes that own what is borrowed here, or borrow what is owned here."""
+        found = {owner_of(object_id) for object_id in (*self.entries, *self.unsettled)}
+        for entry in self.entries.values():
+            found.update(entry.borrowers or ())
+        found.discard(self.me)
+        return found
+
+    def blocks_in(self, segments: set[int], node: int = -1) -> list[tuple[int, int]]:
+        """(segment, offset) of each block in these segments that belongs to an object of ours.
+
+        Of several nodes, the segments of this one are meant.
+        """
         blocks = self.spill.blocks() + [
             entry.value.block
             for object_id, entry in self.entries.items()
@@ -363,6 +374,8 @@ class ObjectTable:
             and entry.value.block is not None
             and owner_of(object_id) == self.me
         ]
+        if node >= 0:
+            blocks = [one for one in blocks if node_of(one.holder) == node]
         return [(one.segment, one.offset) for one in blocks if one.segment in segments]
 
     def counts(self) -> dict[str, dict[str, int]]:

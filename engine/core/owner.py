@@ -19,14 +19,16 @@ from engine.core.control import (
     KillActor,
     LeaseGrant,
     LeaseReclaim,
+    NodeLost,
     Unplaceable,
     WorkerDied,
 )
 from engine.core.dispatch import Dispatcher, Task
-from engine.core.ids import IdSource, owner_of, short
+from engine.core.ids import IdSource, node_of, owner_of, short
 from engine.core.intensity import Deaths, backoff
 from engine.core.loading import Loader
 from engine.core.logs import quote
+from engine.core.lost_nodes import LostNodes
 from engine.core.messages import (
     AddBorrower,
     BorrowAck,
@@ -114,6 +116,7 @@ class Owner:
         # References in the last two checkpoints of actors that this process has made.
         self._checkpoint_refs: dict[bytes, deque[Any]] = {}
         self._dead: dict[bytes, str] = {}  # processes known to be dead, and why
+        self._lost = LostNodes(self.objects, self.dispatch, self.callers)
         self._waiting: dict[bytes, Task] = {}  # tasks and calls whose arguments are pending
         self.delayed: list[tuple[float, Task]] = []  # to be tried again then
         self.unfinished = 0
@@ -144,7 +147,8 @@ class Owner:
             Lost: lambda peer, message, now: self.rebuild.on_lost(peer, message),
             FreeBlock: lambda peer, message, now: self._free_here(message.block),
             Unplaceable: lambda peer, message, now: self._on_unplaceable(message),
-            WorkerDied: self._on_worker_died,
+            WorkerDied: lambda peer, message, now: self._on_worker_died(message, now),
+            NodeLost: lambda peer, message, now: self._on_node_lost(message, now),
             Order: lambda peer, message, now: self.callers.on_order(message),
             Covered: lambda peer, message, now: self.callers.on_covered(message),
             Keep: self._on_keep,
@@ -436,7 +440,10 @@ class Owner:
 
     # ------------------------------------------------------------------ deaths
 
-    def _on_worker_died(self, peer: bytes, message: WorkerDied, now: float) -> None:
+    def _on_worker_died(
+        self, message: WorkerDied, now: float, *, unseen: bool = False
+    ) -> None:
+        """`unseen`: nobody could look which call it ran, so any of them may have run."""
         process = message.process
         if process in self._dead:
             return
@@ -453,7 +460,7 @@ class Owner:
                 continue
             if task.brings:
                 self._unload(task)
-            if task.id == running:
+            if task.id == running or unseen:
                 self._charge(task, message, now)
             elif task.cancelled:
                 self._fail(task, _cancelled(task))
@@ -463,11 +470,11 @@ class Owner:
 
     def _on_add_borrower(self, peer: bytes, message: AddBorrower, now: float) -> None:
         # The last words of a process may be read after the node's word that it is dead.
-        if peer not in self._dead:
+        if not self.is_dead(peer):
             self.objects.on_add_borrower(peer, message)
 
     def _on_entrust(self, peer: bytes, message: Entrust, now: float) -> None:
-        if peer not in self._dead:
+        if not self.is_dead(peer):
             self.trusts.on_entrust(peer, message)
             return
         for block in (message.value.block, message.spare):  # nobody has a reference
@@ -476,7 +483,13 @@ class Owner:
 
     def died_before(self, process: bytes) -> None:
         """Something of a process that is known to be dead came up later."""
-        self.objects.on_process_died(process, self._dead[process])
+        cause = self._dead.get(process) or self._lost.causes[node_of(process)]
+        self.objects.on_process_died(process, cause)
+
+    def _on_node_lost(self, message: NodeLost, now: float) -> None:
+        """Another node is dead: all its processes are, and what lay in its memory is lost."""
+        for died in self._lost.add(message):
+            self._on_worker_died(died, now, unseen=True)
 
     def _charge(self, task: Task, message: WorkerDied, now: float) -> None:
         """A task's worker died while it ran: once more, after a while, or not any more."""
@@ -519,14 +532,16 @@ class Owner:
                 self.objects.resolve(object_id, failure)
 
     def is_dead(self, process: bytes) -> bool:
-        """Whether the death of the process has been reported."""
-        return process in self._dead
+        """Whether the death of the process, or of its node, has been reported."""
+        return process in self._dead or self._lost.has(process)
 
     # ------------------------------------------------------------------ blocks, time
 
     def _free(self, block: Block) -> None:
         if block.holder == self.me:
             self._free_here(block)
+        elif self._lost.has(block.holder):
+            pass  # the memory is gone with its node
         elif block.holder in self._dead:
             self._send(self._node, FreeBlock(block))
         else:

@@ -59,7 +59,8 @@ class Session:
         self.received = 0  # all bodies up to this one were delivered
         self.refused = 0  # packets of other numbers
         self._window = config.session_window_bytes
-        self._first, self._longest = config.session_resend_seconds, config.session_resend_seconds_max
+        self._first = config.session_resend_seconds
+        self._longest = config.session_resend_seconds_max
         self._transmit = transmit
         self._queue: deque[_Sent] = deque()  # not sent yet
         self._queued_bytes = 0
@@ -150,6 +151,19 @@ class Session:
         self._owes = True
         self.tick(now)
 
+    # ------------------------------------------------------------------ lives that are replayed
+
     def repeat(self) -> None:
-        """A body was delivered in an earlier run that is being replayed."""
+        """One more body counts as delivered: a replay, or whoever counts by itself, says so."""
         self.received += 1
+
+    def unacknowledged(self) -> tuple[int, list[bytes]]:
+        """How much was acknowledged, and the bodies since."""
+        bodies = [one.body for one in (*self._flight, *self._queue)]
+        return self.sent - len(bodies), bodies
+
+    def resume(self, received: int, acknowledged: int, bodies: list[bytes]) -> None:
+        """Go on where an earlier life was."""
+        self.received, self.sent = received, acknowledged
+        for body in bodies:
+            self.send(body)

@@ -146,6 +146,10 @@ class NodeStore:
         """The processes that may own objects or hold segments."""
         return self._node.members()
 
+    def owners(self, process: bytes) -> list[bytes]:
+        """The processes that may own objects in segments of this one."""
+        return self._node.members()
+
     def title(self, process: bytes) -> str:
         """What to call a process in messages to people."""
         return self._node.title(process)

@@ -27,6 +27,9 @@ class Edge:
     def members(self) -> list[bytes]:
         return list(self.alive)
 
+    def owners(self, process: bytes) -> list[bytes]:
+        return self.members()
+
     def title(self, process: bytes) -> str:
         return process.decode()
 

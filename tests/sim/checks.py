@@ -10,6 +10,7 @@ from tests.sim.member import Failure, Violation
 from tests.sim.tasks import ANY, Expect
 
 if TYPE_CHECKING:
+    from tests.sim.node import Node
     from tests.sim.process import Process
     from tests.sim.world import World
 
@@ -78,15 +79,15 @@ def value_is_right(world: World, expect: Expect, value: int) -> None:
 
 def nothing_is_left(world: World) -> None:
     """The census after a run: no object, no lease, no wait, no block."""
-    if not world.node.alive:
-        return
-    for process in [world.driver, *world.workers()]:
+    processes = [world.driver] if world.node.alive else []
+    for process in [*processes, *world.workers()]:
         left = _left_in_process(process)
         if left:
             raise Violation(f"left in {world.name(process.id)}: {left}")
-    left = _left_in_node(world)
-    if left:
-        raise Violation(f"left in the node: {left}")
+    for node in world.nodes():
+        left = _left_in_node(world, node)
+        if left:
+            raise Violation(f"left in {world.name(node.id)}: {left}")
 
 
 def _left_in_process(process: Process) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def _left_in_process(process: Process) -> dict[str, Any]:
         "unfinished bytes": owner.unfinished_bytes,
         "connecting": process._connecting,
         "promised": process.promised,
-        "answers": process.replies or process.abandoned,
+        "answers": process.replies or process.abandoned or process.pieces,
         "references": process.escaped,
         "objects with blocks": spill.held,
         "uses": spill.uses,
@@ -136,7 +137,7 @@ def _blocks(process: Process) -> list[Any]:
     left = []
     for block in process.values.live():
         owner = process.values.owners.get(block)  # none: it was never written
-        if owner is None or process.world.is_alive(owner):
+        if owner is None or process.world.is_reachable(owner):
             left.append(block)
         else:
             process.world.mark("a block outlives its owner")
@@ -150,8 +151,8 @@ def _names(world: World, entry: Entry) -> dict[str, int]:
     }
 
 
-def _left_in_node(world: World) -> dict[str, Any]:
-    node, machine = world.node, world.node.machine
+def _left_in_node(world: World, node: Node) -> dict[str, Any]:
+    machine = node.machine
     segments = node.store._segments | node.disk._segments
     holders = {
         key: segment.holder.hex()

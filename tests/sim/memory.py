@@ -18,27 +18,39 @@ class Memory:
     """The content of all blocks of a world."""
 
     def __init__(self) -> None:
-        self._content: dict[tuple[int, int], bytes] = {}
+        self._content: dict[tuple[bytes, int, int], bytes] = {}
+
+    @staticmethod
+    def _key(block: Block) -> tuple[bytes, int, int]:
+        """Each node numbers its segments; a block's holder tells which node's it is."""
+        return block.holder[6:], block.segment, block.offset
 
     def write(self, block: Block, data: bytes) -> None:
         """Fill a block that was just allocated."""
-        key = (block.segment, block.offset)
+        key = self._key(block)
         if key in self._content:
             raise Violation(f"{block} was given out while something lies there")
         self._content[key] = data
 
     def read(self, block: Block) -> bytes:
         """What lies in a block."""
-        data = self._content.get((block.segment, block.offset))
+        data = self.peek(block)
         if data is None:
             raise Violation(f"{block} is read after it was freed")
+        return data
+
+    def peek(self, block: Block) -> bytes | None:
+        """The same; None when nothing lies there."""
+        data = self._content.get(self._key(block))
+        if data is None:
+            return None
         if block.segment < 0 and crc32(data) != block.check:
             raise Violation(f"something else lies in {block}")
         return data
 
     def wipe(self, block: Block) -> None:
         """A block is free: nobody may look at it from now on."""
-        self._content.pop((block.segment, block.offset), None)
+        self._content.pop(self._key(block), None)
 
 
 class Space:

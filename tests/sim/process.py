@@ -25,7 +25,9 @@ from engine.core.control import (
     Gather,
     Gathered,
     MemoryEased,
+    NodeLost,
     Peer,
+    Piece,
     ReleaseSegments,
     Reply,
     Request,
@@ -35,7 +37,7 @@ from engine.core.control import (
     WorkerDied,
 )
 from engine.core.dispatch import Task
-from engine.core.ids import IdSource
+from engine.core.ids import IdSource, node_of
 from engine.core.messages import BorrowAck
 from engine.core.owner import Owner
 from engine.core.values import ERROR_USER, Block, Value, encode_failure
@@ -78,6 +80,7 @@ class Process(Member):
         self._connecting: dict[bytes, list[Any]] = {}
         self._requests = 0
         self.replies: dict[int, Any] = {}
+        self.pieces: dict[int, bytes] = {}  # of values from other nodes, by request
         self.promised: dict[int, bytes] = {}
         self.abandoned: dict[int, str] = {}  # requests whose asker was interrupted
         self.after_turn: deque[Callable[[], None]] = deque()
@@ -89,6 +92,7 @@ class Process(Member):
             definition=world.definitions.__getitem__,
             retry=self._retry_exception,
         )  # fmt: skip
+        self.owner.objects.spill.number = world.number_of(process)
         self.spilling = Spilling(self)
         self.inside_engine = 0  # code of the engine computes: no signal interrupts it
         self.running: tuple[bytes, Any] | None = None  # the call whose code runs here
@@ -366,7 +370,10 @@ class Process(Member):
         if type(message) is BorrowAck and not message.known and message.id in self.escaped:
             self.world.on_freed_early(message.id)
         if type(message) is WorkerDied:
-            self.world.on_told_of_death(self.owner, message.process)
+            self.world.on_told_of_death(self.owner, [message.process])
+        elif type(message) is NodeLost:
+            lost = [one for one in self.owner.dispatch.leases if node_of(one) == message.number]
+            self.world.on_told_of_death(self.owner, lost)
         if not self.owner.handle(peer, message, self.world.clock.now):
             self.unclaimed(peer, message)
 
@@ -394,14 +401,21 @@ class Process(Member):
         elif kind is Gather:
             self.post(end, Gathered(message.number, [self.id.hex()]))
         elif kind is Census:
-            blocks = self.owner.objects.blocks_in(set(message.segments))
-            self.post(end, CensusReply(message.segments, blocks))
+            blocks = self.owner.objects.blocks_in(set(message.segments), message.node)
+            self.post(end, CensusReply(message.segments, blocks, message.node))
+        elif kind is Piece:
+            self._on_piece(message)
         else:
             if kind is WorkerDied:
                 self._hear_out(message.process)
             elif kind is ActorChanged and message.state != "alive":
                 client = self.owner.callers.actors.get(message.id)
                 self._hear_out(b"" if client is None else client.process)
+            elif kind is NodeLost:
+                for peer in [one for one in self.connections if node_of(one) == message.number]:
+                    self._hear_out(peer)
+                for peer in [one for one in self._connecting if node_of(one) == message.number]:
+                    del self._connecting[peer]
             return False
         return True
 
@@ -429,6 +443,11 @@ class Process(Member):
             self.owner.objects.resolve(promised, failure)
         else:
             self.owner.objects.resolve(promised, Value(b"\xc3"))
+
+    def _on_piece(self, message: Piece) -> None:
+        self.pieces[message.number] = self.pieces.get(message.number, b"") + message.data
+        if not message.left:
+            self._on_answer(Reply(message.number, self.pieces.pop(message.number)))
 
     def _on_answer(self, message: Any) -> None:
         what = self.abandoned.pop(message.number, None)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from engine.core.control import Attach, Reply, SegmentsReturned
+from engine.core.ids import node_of
 from engine.core.pressure import AT_ALL, AT_ONCE, IF_SOON
 from engine.core.values import Block
 from engine.store.arena import Arena
@@ -259,6 +260,8 @@ class Values:
         """As `Values.view`: what lies there, and the pin if it is in memory."""
         home = self._home
         block = home.look(ref.id, block)
+        if self._is_away(block):
+            return (yield from self._pull(block, ref)), None
         if block.segment < 0:
             self._world.mark("read from disk")
             return (yield from home.inside(self._read_file(block))), None
@@ -266,6 +269,23 @@ class Values:
         yield from self.reach(block)
         pin.data = self._world.memory.read(block)
         return pin.data, pin
+
+    def _is_away(self, block: Block) -> bool:
+        number = self._world.number_of(self._home.id)
+        return number is not None and node_of(block.holder) != number
+
+    def _pull(self, block: Block, ref: Ref) -> Steps:
+        """What lies on another node is read into memory of our own; until then it stays there."""
+        home = self._home
+        self._world.mark("pulled from another node")
+        try:
+            answer = yield from home.inside(home.request("pull", block=block))
+        finally:
+            if block.segment > 0:
+                home.unseen.append(ref.id)
+        if answer.error:
+            raise Failure("ObjectLostError", answer.error)
+        return answer.result
 
     def _read_file(self, block: Block) -> Steps:
         yield from self.reach(block)

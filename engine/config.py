@@ -142,7 +142,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     speculation_look_seconds: float = 0.05
     # From the interrupt of the copy that came second to the end of its process.
     speculation_grace_seconds: float = 1.0
-    # Between nodes. A heartbeat four times a second: with a third of them lost, none is taken for dead
+    # Between nodes. A heartbeat four times a second: with a third of them lost, none counts as dead
     # in years. Suspected (given nothing new) after six, dead after 4.5 s: more is long for a user.
     heartbeat_seconds: float = 0.25
     node_suspected_seconds: float = 1.5

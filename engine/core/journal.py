@@ -84,8 +84,8 @@ def _look_behind(data: bytes, found: Reading) -> None:
     while at >= 0:
         if _payload(data, at - 8, found.next + 1) is not None:
             raise JournalDamaged(
-                f"batch {found.next} at byte {found.good} is damaged, but the one behind it, at byte "
-                f"{at - 8}, is good: the disk has lost what was safe. Restore the file from a "
+                f"batch {found.next} at byte {found.good} is damaged, but the one at byte {at - 8} "
+                "behind it is good: the disk has lost what was safe. Restore the file from a "
                 "copy, or remove it to start without its state"
             )
         at = data.find(mark, at + 1)

@@ -440,9 +440,7 @@ class Owner:
 
     # ------------------------------------------------------------------ deaths
 
-    def _on_worker_died(
-        self, message: WorkerDied, now: float, *, unseen: bool = False
-    ) -> None:
+    def _on_worker_died(self, message: WorkerDied, now: float, *, unseen: bool = False) -> None:
         """`unseen`: nobody could look which call it ran, so any of them may have run."""
         process = message.process
         if process in self._dead:

@@ -286,7 +286,8 @@ class Runtime:
             self.reactor.send(connection, Gathered(message.number, records), False)
         elif kind is Census:
             blocks = self.owner.objects.blocks_in(set(message.segments), message.node)
-            self.reactor.send(connection, CensusReply(message.segments, blocks, message.node), False)
+            census = CensusReply(message.segments, blocks, message.node)
+            self.reactor.send(connection, census, False)
         else:
             if kind is WorkerDied:
                 self._hear_out(message.process)

@@ -115,7 +115,7 @@ def _left_in_process(process: Process) -> dict[str, Any]:
         "unfinished bytes": owner.unfinished_bytes,
         "connecting": process._connecting,
         "promised": process.promised,
-        "answers": process.replies or process.abandoned or process.pieces,
+        "answers": process.replies or process.abandoned,
         "references": process.escaped,
         "objects with blocks": spill.held,
         "uses": spill.uses,
@@ -124,6 +124,7 @@ def _left_in_process(process: Process) -> dict[str, Any]:
         "bytes in memory": spill.resident,
         "memory is short": spill.short or values.missing,
         "waiting for memory": values.waiters,
+        "parts of values": values.pieces,
         "blocks": _blocks(process),
     }
     if process.kind == "worker":

@@ -80,7 +80,6 @@ class Process(Member):
         self._connecting: dict[bytes, list[Any]] = {}
         self._requests = 0
         self.replies: dict[int, Any] = {}
-        self.pieces: dict[int, bytes] = {}  # of values from other nodes, by request
         self.promised: dict[int, bytes] = {}
         self.abandoned: dict[int, str] = {}  # requests whose asker was interrupted
         self.after_turn: deque[Callable[[], None]] = deque()
@@ -369,11 +368,8 @@ class Process(Member):
     def _handle(self, peer: bytes, message: Any) -> None:
         if type(message) is BorrowAck and not message.known and message.id in self.escaped:
             self.world.on_freed_early(message.id)
-        if type(message) is WorkerDied:
-            self.world.on_told_of_death(self.owner, [message.process])
-        elif type(message) is NodeLost:
-            lost = [one for one in self.owner.dispatch.leases if node_of(one) == message.number]
-            self.world.on_told_of_death(self.owner, lost)
+        if type(message) in (WorkerDied, NodeLost):
+            self.world.on_told_of_death(self.owner, message)
         if not self.owner.handle(peer, message, self.world.clock.now):
             self.unclaimed(peer, message)
 
@@ -404,7 +400,8 @@ class Process(Member):
             blocks = self.owner.objects.blocks_in(set(message.segments), message.node)
             self.post(end, CensusReply(message.segments, blocks, message.node))
         elif kind is Piece:
-            self._on_piece(message)
+            if (whole := self.values.on_piece(message)) is not None:
+                self._on_answer(whole)
         else:
             if kind is WorkerDied:
                 self._hear_out(message.process)
@@ -412,10 +409,10 @@ class Process(Member):
                 client = self.owner.callers.actors.get(message.id)
                 self._hear_out(b"" if client is None else client.process)
             elif kind is NodeLost:
-                for peer in [one for one in self.connections if node_of(one) == message.number]:
-                    self._hear_out(peer)
-                for peer in [one for one in self._connecting if node_of(one) == message.number]:
-                    del self._connecting[peer]
+                for peer in [*self.connections, *self._connecting]:
+                    if node_of(peer) == message.number:
+                        self._hear_out(peer)
+                        self._connecting.pop(peer, None)
             return False
         return True
 
@@ -443,11 +440,6 @@ class Process(Member):
             self.owner.objects.resolve(promised, failure)
         else:
             self.owner.objects.resolve(promised, Value(b"\xc3"))
-
-    def _on_piece(self, message: Piece) -> None:
-        self.pieces[message.number] = self.pieces.get(message.number, b"") + message.data
-        if not message.left:
-            self._on_answer(Reply(message.number, self.pieces.pop(message.number)))
 
     def _on_answer(self, message: Any) -> None:
         what = self.abandoned.pop(message.number, None)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from engine.core.control import Attach, Reply, SegmentsReturned
+from engine.core.control import Attach, Piece, Reply, SegmentsReturned
 from engine.core.ids import node_of
 from engine.core.pressure import AT_ALL, AT_ONCE, IF_SOON
 from engine.core.values import Block
@@ -74,6 +74,7 @@ class Values:
         self._growing = False
         self._freed: deque[Block] = deque()
         self._mapped: dict[int, None] = {}
+        self.pieces: dict[int, bytes] = {}  # of values from other nodes, by request
 
     def free(self, block: Block) -> None:
         """As `Values.free`."""
@@ -286,6 +287,14 @@ class Values:
         if answer.error:
             raise Failure("ObjectLostError", answer.error)
         return answer.result
+
+    def on_piece(self, message: Piece) -> Reply | None:
+        """A part of a value from another node; the answer once all are there."""
+        data = self.pieces[message.number] = self.pieces.get(message.number, b"") + message.data
+        if message.left:
+            return None
+        del self.pieces[message.number]
+        return Reply(message.number, data)
 
     def _read_file(self, block: Block) -> Steps:
         yield from self.reach(block)

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from engine.config import Config
+from engine.core.control import NodeLost, WorkerDied
 from engine.core.ids import node_of, process_id
 from engine.core.messages import Call
 from tests.sim import checks
@@ -288,11 +289,14 @@ class World:
         self.paid[task_id] += 1
         self.raised[task_id] += 1
 
-    def on_told_of_death(self, owner: Any, workers: list[bytes]) -> None:
-        """An owner is about to hear that workers are dead."""
-        for worker in workers:
-            lease = owner.dispatch.leases.get(worker)
-            if lease is not None:
+    def on_told_of_death(self, owner: Any, message: WorkerDied | NodeLost) -> None:
+        """An owner is about to hear that a worker is dead, or a node with all its workers."""
+        for worker, lease in owner.dispatch.leases.items():
+            if type(message) is NodeLost:
+                dead = node_of(worker) == message.number
+            else:
+                dead = worker == message.process
+            if dead:
                 self.exposed.update(lease.in_flight.keys())
 
     def on_freed_early(self, object_id: bytes) -> None:

@@ -331,7 +331,7 @@ class Cluster:
                 self._do(_Chosen(actor, number))
 
     def _best(self, need: dict[str, int], now: float) -> int:
-        """The node with the fewest actors (by share) of those that can hold one more; or 0.
+        """The node that has the largest share left of those that can hold one more actor; or 0.
 
         What actors have been promised counts, not only what a node says is free: that is old, and
         two actors that were sent to the same last place would wait for each other for ever. Tasks
@@ -345,7 +345,7 @@ class Cluster:
             if not fits(need, left) or self.detector.suspected(number, now):
                 continue
             free = node.view is not None and fits(need, node.view.free)
-            share = min((left[name] / node.total[name] for name in need), default=0.0)
+            share = min(((left[name] - need[name]) / node.total[name] for name in need), default=0)
             if not need:
                 share = -sum(1.0 for home in self._homes.values() if home == number)
             able.append((free, share, -number))

@@ -61,6 +61,7 @@ class Net:
             Session(answer.number, HEAD, CONFIG, lambda packet: self.up(name, packet)),
         )
         self.heard.setdefault(answer.number, [])
+        self.hear()
         return answer
 
     def up(self, name: str, packet: Packet) -> None:
@@ -82,7 +83,7 @@ class Net:
 
     def hear(self) -> None:
         for _where, message in self.out:
-            if isinstance(message, Packet):
+            if isinstance(message, Packet) and message.target in self.nodes:
                 bodies = self.nodes[message.target].on_packet(message, self.now)
                 self.heard[message.target] += [decode_body(body) for body in bodies]
 

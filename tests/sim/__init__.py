@@ -15,6 +15,9 @@
 `tasks`, `actors`    user code whose results are known beforehand, and its oracles
 `workload`           the driver's program, drawn as it runs
 `faults`             which faults a seed has and how strong; who dies where
+`wires`, `head`      several hosts: bad links; the head, its journal and the disk that has it
+`cluster_node`       the edge of a node among several (around `engine.core.outside`)
+`cluster`            lives of nodes and of the head, and calm at the end
 `world`              all of it, and one run: faults, healing, liveness, census of what is left
 `checks`, `marks`    what must hold at the end; what a long run must have hit
 ===================  =========================================================================

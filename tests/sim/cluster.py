@@ -106,8 +106,8 @@ class Hosts:
         """Detached actors outlive a driver that dies with its node; somebody else ends them."""
         nodes = [one for one in self._world.nodes() if isinstance(one, ClusterNode)]
         for actor, record in self.head.cluster.head.actors.items():
-            if record.state != "dead" and nodes:
-                assert record.create.options["lifetime"] == "detached"
+            detached = record.create.options["lifetime"] == "detached"
+            if detached and record.state != "dead" and nodes:
                 kill = KillActor(actor, True, False, "was ended after its driver's node")
                 nodes[0].outside.to_head(nodes[0].id, kill)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from engine.core.batches import batch, read
 from engine.core.between import Datagram
 from engine.core.cluster import Cluster, Event
-from engine.core.journal import batch, read
 from tests.sim.member import Violation
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.core.journal import JournalDamaged, batch, read
+from engine.core.batches import JournalDamaged, batch, read
 
 BATCHES = st.lists(st.lists(st.binary(max_size=20), max_size=3), max_size=5)
 

@@ -156,7 +156,7 @@ SEVERAL = {
     "packets are sent once": (Session, "tick", _nothing),
     "packets are taken as they come": (Session, "on_packet", _as_it_comes),
     "the deaths of processes are kept from other nodes": (Relay, "on_died", _nothing),
-    "demands sent to a dead node are forgotten": (Spillback, "on_node_down", _nothing),
+    "demands that nobody granted elsewhere are forgotten": (Spillback, "_take_home", _nothing),
     "owners do not bury the processes of a dead node": (LostNodes, "add", _nobody),
     "actors on a dead node are not made again": (HeadMachine, "processes_of", _nobody),
     "events are not written": (Cluster, "_do", _do_only),

@@ -35,6 +35,7 @@ from engine.api import (
 from engine.context import get_gpu_ids, get_runtime_context
 from engine.core.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID, WorkerID
 from engine.generators import ObjectRefGenerator
+from engine.scopes import Scope, detached, get_scope, list_scopes
 from engine.session import init, is_initialized, preload, shutdown
 from engine.store.refs import ObjectRef
 from engine.timeline import timeline
@@ -47,19 +48,23 @@ __all__ = [
     "ObjectRef",
     "ObjectRefGenerator",
     "PlacementGroupID",
+    "Scope",
     "TaskID",
     "WorkerID",
     "available_resources",
     "cancel",
     "cluster_resources",
+    "detached",
     "exceptions",
     "get",
     "get_actor",
     "get_gpu_ids",
     "get_runtime_context",
+    "get_scope",
     "init",
     "is_initialized",
     "kill",
+    "list_scopes",
     "method",
     "nodes",
     "preload",

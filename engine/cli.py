@@ -1,4 +1,4 @@
-"""The command line: `penstock run`, `penstock bench`, `penstock info`."""
+"""The command line: `penstock run`, `bench`, `info`, and what `engine.cli_node` adds."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import engine
+from engine.cli_node import register
 
 __all__ = ["app", "main"]
 
@@ -25,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+register(app)
 _console = Console()
 _Cpus = Annotated[float | None, typer.Option(help="Logical CPUs; default: those usable here.")]
 

@@ -110,6 +110,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     # and its allocator keeps 64 MiB on purpose; beyond four times that it has leaked or hoarded
     # more than the 20 ms of a new worker are worth.
     worker_recycle_bytes: int = 256 << 20
+    # Small values and calls that a scope's keeper remembers in memory, and its node as well: what
+    # is large lies in the object store and counts there.
+    scope_bytes_max: int = 256 << 20
+    # The journal of a standing node is written this much behind: many events share one write, and
+    # so much may be missing after the death of the node itself.
+    journal_seconds: float = 0.02
+    # Events after which the journal is written anew without those that no longer say anything.
+    journal_events_max: int = 50_000
     # A longer line of a worker's output is cut visibly; nobody reads more in one line.
     log_line_bytes_max: int = 16 << 10
     # Output on its way to the driver's terminal. When so much waits there, workers that print wait

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from engine.actor import ActorHandle, handle_of_self
+from engine.core.environments import said_by_user
 from engine.runtime.execution import Execution
 from engine.runtime.worker import current_worker
 from engine.runtime_env import RuntimeEnv
@@ -145,12 +146,13 @@ class RuntimeContext:
     def runtime_env(self) -> RuntimeEnv:
         """The runtime environment of this process; in a driver, the one given to `init`."""
         found = RuntimeEnv()
-        found.update(self._home.scope.environment)  # checked when it was given
+        # Checked when it was given.
+        found.update(said_by_user(self._home.scope.environment))
         return found
 
     def get_runtime_env_string(self) -> str:
         """`runtime_env` as JSON."""
-        return json.dumps(self._home.scope.environment, sort_keys=True)
+        return json.dumps(said_by_user(self._home.scope.environment), sort_keys=True)
 
     def __repr__(self) -> str:
         return f"RuntimeContext(worker={self.get_worker_id()}, task={self.get_task_id()})"

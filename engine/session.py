@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from engine.arguments import checked_labels, checked_namespace, refuse, set_up_logging
 from engine.config import Config
+from engine.core.control import Join
 from engine.core.environments import encode_environment
 from engine.exceptions import NodeDiedError
 from engine.machine import resources_here
 from engine.runtime import client, driver
+from engine.runtime.address import ADDRESS, directory_of
 from engine.runtime.client import Runtime
+from engine.runtime.standing import observer
 from engine.runtime.worker import current_worker
 from engine.runtime_env import RuntimeEnv
 
-__all__ = ["Context", "init", "is_initialized", "preload", "runtime", "shutdown"]
+__all__ = ["Context", "init", "is_initialized", "observe", "preload", "runtime", "shutdown"]
 
 
 class Context(Mapping[str, Any]):
@@ -73,14 +78,22 @@ def init(
     config: Config | None = None,
     **refused: Any,
 ) -> Context:
-    """Start the engine on this machine: a node process and warm workers, no TCP port.
+    """Start the engine on this machine, or connect to a node that stands: no TCP port either way.
+
+    Started here, node and workers are this program's and end with it. A node that `penstock start
+    --head` has started serves several programs. What one has begun (tasks, objects, actors) ends
+    with it, but for actors with lifetime="detached" and what lies in a scope (`engine.detached`).
 
     From now on SIGTERM ends this process through its exit handlers, and so all that the engine has
     started (unless the program has a handler of its own for it).
 
     Args:
-        address: None or "local" start here; "auto" connects to a running cluster and raises
-            ConnectionError when there is none.
+        address: "local" starts here. "auto" connects to the node of the variable ENGINE_ADDRESS,
+            or else to the one that stands on this host; "unix:/its/directory" to the one there.
+            ConnectionError when there is none, and for addresses of other hosts. None means
+            ENGINE_ADDRESS if that is set, else "local". The arguments about resources, memory,
+            labels and `config` are for a node that starts: a standing one has its own, and
+            ValueError says so.
         num_cpus: logical CPUs, default those this process may use.
         num_gpus: GPUs, default those that CUDA_VISIBLE_DEVICES shows, or that the machine has.
             Tasks and actors see those that they were given (CUDA_VISIBLE_DEVICES is set for them);
@@ -93,7 +106,8 @@ def init(
         object_spilling_directory: where objects go when that is full, into files without names;
             default the system's directory for temporary files. It should be on a disk. How much:
             `spilled_bytes_max` and `spilled_disk_share` of the config.
-        namespace: where named actors and placement groups live.
+        namespace: where named actors and placement groups live, default "default", also that of
+            several programs on one node.
         runtime_env: what tasks and actors run in unless they say otherwise; see
             `engine.runtime_env.RuntimeEnv`. The driver itself is left as it is.
         ignore_reinit_error: return the running engine instead of raising when there is one.
@@ -125,30 +139,84 @@ def init(
             "ignore_reinit_error=True."
         )
     refuse({**refused, "include_dashboard": include_dashboard})
-    if address not in (None, "local"):
-        raise ConnectionError(
-            f"no cluster answers at address={address!r}. Leave address out to run on this machine."
-        )
-    total, devices = resources_here(num_cpus, num_gpus, resources)
-    if memory_limit is not None and (type(memory_limit) is not int or memory_limit < 1 << 20):
-        raise ValueError(f"memory_limit={memory_limit!r}: expected bytes, at least 1 MiB")
-    environment = RuntimeEnv.of(runtime_env or {})
-    driver.start(
-        total,
-        _store_memory(object_store_memory),
-        _spill_directory(object_spilling_directory),
-        checked_namespace(namespace),
-        list(_preloads),
-        _limits(config, on_full),
-        devices=devices,
-        labels=checked_labels(labels),
-        environment=encode_environment(environment),
-        log_to_driver=bool(log_to_driver),
-        memory_limit=memory_limit,
-    )
+    node = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "resources": resources,
+        "labels": labels,
+        "object_store_memory": object_store_memory,
+        "object_spilling_directory": object_spilling_directory,
+        "memory_limit": memory_limit,
+        "config": config,
+    }
+    environment = encode_environment(RuntimeEnv.of(runtime_env or {}))
+    about = (checked_namespace(namespace), environment, bool(log_to_driver), on_full)
+    standing = _standing(address)
+    if standing is None:
+        _start(node, *about)
+    else:
+        _join(standing, node, *about)
     if configure_logging:
         set_up_logging(logging_level, logging_format)
     return _context()
+
+
+def _standing(address: str | None) -> Path | None:
+    """The directory of the node that an address means; None for one that is to be started."""
+    if address is not None and not isinstance(address, str):
+        raise TypeError(f"address={address!r}: expected a string or None")
+    if address is None:
+        address = os.environ.get(ADDRESS) or "local"
+    return None if address == "local" else directory_of(address)
+
+
+def _start(
+    node: dict[str, Any], namespace: str, environment: bytes, log_to_driver: bool, on_full: str
+) -> None:
+    """Start a node of our own."""
+    limits = _limits(node["config"], on_full)
+    total, devices = resources_here(node["num_cpus"], node["num_gpus"], node["resources"])
+    head = driver.begin(
+        total,
+        _store_memory(node["object_store_memory"]),
+        _spill_directory(node["object_spilling_directory"]),
+        namespace,
+        list(_preloads),
+        limits,
+        devices=devices,
+        labels=checked_labels(node["labels"]),
+        environment=environment,
+        log_to_driver=log_to_driver,
+        memory_limit=_memory_limit(node["memory_limit"]),
+    )
+    driver.start(head, limits)
+
+
+def _join(
+    directory: Path,
+    node: dict[str, Any],
+    namespace: str,
+    environment: bytes,
+    log_to_driver: bool,
+    on_full: str,
+) -> None:
+    """Connect to a node that stands; ValueError for what only one that starts can be given."""
+    said = [name for name, value in node.items() if value is not None]
+    if said:
+        raise ValueError(
+            f"init() connects to a node that stands, which has its own {', '.join(said)}: leave it "
+            'out or give it to `penstock start`; init(address="local") starts a node of its own'
+        )
+    _limits(None, on_full)
+    path, here = [os.path.abspath(one) for one in sys.path], os.getcwd()
+    preloads = list(_preloads)
+    about = Join(namespace, path, here, environment, preloads, log_to_driver, on_full, False)
+    driver.join(directory, about)
+
+
+def observe(address: str) -> None:
+    """Connect to a standing node without being one of its drivers: to look, run nothing."""
+    driver.join(directory_of(address), observer())
 
 
 def _limits(config: Config | None, on_full: str) -> Config:
@@ -158,6 +226,12 @@ def _limits(config: Config | None, on_full: str) -> Config:
         raise ValueError(f"on_full={on_full!r}: expected 'block' or 'raise'")
     limits = config or Config()
     return limits if on_full == "block" else msgspec.structs.replace(limits, on_full=on_full)
+
+
+def _memory_limit(given: int | None) -> int | None:
+    if given is not None and (type(given) is not int or given < 1 << 20):
+        raise ValueError(f"memory_limit={given!r}: expected bytes, at least 1 MiB")
+    return given
 
 
 def _store_memory(object_store_memory: int | None) -> int | None:
@@ -218,7 +292,10 @@ def _context() -> Context:
 
 
 def shutdown() -> None:
-    """End every process that this driver started; waits for them. Idempotent."""
+    """End every process that this driver started; waits for them. Idempotent.
+
+    A driver that had connected to a standing node leaves it; the node and others' work go on.
+    """
     driver.stop()
 
 

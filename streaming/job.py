@@ -117,10 +117,12 @@ class Job:
 
         parallelism: copies of sources and keyed steps; None: the cores this process may use.
         checkpoint: a directory (path or file:/// URL). At the end of every epoch the states of all
-            copies are kept there and the sinks commit. When a process dies, the job goes on from
-            the last epoch, and so does the same job when it is started again with the same
-            directory after its driver has died, was stopped, or failed. When the job has ended
-            well the directory is emptied. An `engine.topology.Checkpoints` says more.
+            copies are kept there and the sinks commit. When a process dies, its copy goes on from
+            the last epoch, or the whole job does; functions given to the job must do the same for
+            the same rows then, or `Checkpoints(local=False)` has always the whole job go back. The
+            same job goes on from there too when it is started again with the same directory after
+            its driver has died, was stopped, or failed. When the job has ended well the directory
+            is emptied. An `engine.topology.Checkpoints` says more.
         every: from one epoch to the next, by default "1s".
         resume: True: there must be something to go on from; False: begin anew.
 

@@ -73,6 +73,7 @@ class SourceMember(_ChainMember):
         self._time = event_time
         self._watermark = MIN_WATERMARK
         self._is_idle = False
+        self._repeats = False
 
     def open(self, ctx: MemberContext) -> None:
         """Open the operators, then the reader."""
@@ -83,7 +84,13 @@ class SourceMember(_ChainMember):
         self._last_rows_s = time.monotonic()
 
     def poll(self) -> bool:
-        """One batch, or the end."""
+        """One batch, or the end, or the word that there is nothing for long."""
+        if self._ctx.repeats != self._repeats:
+            self._repeats = self._ctx.repeats
+            self._reader.hurry(self._repeats)
+        if self._ctx.decided:
+            self._go_idle()
+            return True
         batch = self._reader.read()
         if batch is None:
             self._chain.root.watermark(MAX_WATERMARK)
@@ -126,12 +133,15 @@ class SourceMember(_ChainMember):
         idle_after_s = self._time.idle_after_s if self._time is not None else None
         if idle_after_s is not None and not self._is_idle:
             silent_s = time.monotonic() - self._last_rows_s
-            if silent_s >= idle_after_s:
-                self._is_idle = True
-                self._chain.announce_idle()
-            else:
+            if silent_s < idle_after_s:
                 seconds = min(seconds, idle_after_s - silent_s)
+            elif self._ctx.decide():
+                self._go_idle()
         self._ctx.wake_after(seconds)
+
+    def _go_idle(self) -> None:
+        self._is_idle = True
+        self._chain.announce_idle()
 
     def snapshot(self) -> Any:
         """Position, watermark and the states of the operators."""

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -195,15 +196,23 @@ class WatermarkMerge:
         self._idle.add(sender)
         return self._combine()
 
-    def snapshot(self) -> list[list[str | int]]:
-        """Plain data from which `restore` brings the marks back; idleness is not kept."""
-        return [[port, copy, mark] for (port, copy), mark in self._marks.items()]
+    def snapshot(self) -> list[Any]:
+        """Plain data from which `restore` brings everything back.
 
-    def restore(self, state: list[list[str | int]]) -> None:
-        """Take the marks of a snapshot; nobody is idle."""
-        for port, copy, mark in state:
-            self._marks[str(port), int(copy)] = int(mark)
+        Idleness too: senders that go on do not say it again when only this member comes back.
+        """
+        marks = [[*sender, mark, sender in self._idle] for sender, mark in self._marks.items()]
+        return [self.current, marks]
+
+    def restore(self, state: list[Any]) -> None:
+        """Go on from a snapshot."""
+        current, marks = state
+        for port, copy, mark, is_idle in marks:
+            self._marks[port, copy] = mark
+            if is_idle:
+                self._idle.add((port, copy))
         self._combine()
+        self.current = current
 
     def _combine(self) -> bool:
         if len(self._marks) < self._senders:

@@ -21,7 +21,7 @@ from typing import Any
 from engine.core.control import ActorChanged, LookupActor
 from engine.core.dispatch import Task
 from engine.core.ids import short
-from engine.core.messages import Covered, Order, ReplayAsk, ReplayOffer
+from engine.core.messages import Cancel, Covered, Order, ReplayAsk, ReplayOffer
 from engine.core.order import OrderLog
 from engine.core.retention import UNNUMBERED, Retained
 from engine.core.values import Value, decode_failure, encode_failure
@@ -140,7 +140,10 @@ class Callers:
         """Send what has become sendable (arguments arrived, actor placed)."""
         queue = client.queue
         while queue and client.state == "alive" and not queue[0].missing:
-            self._push(client, queue.popleft())
+            task = queue.popleft()
+            self._push(client, task)
+            if task.cancelled and not task.answered:  # sent again: it may have been applied before
+                self._send(client.process, Cancel(task.id))
 
     def on_arguments(self, client: ActorClient, task: Task) -> None:
         """The arguments of a call are there."""
@@ -148,6 +151,11 @@ class Callers:
             self.submit(client, task)
         else:
             self.advance(client)
+
+    def must_go(self, task: Task) -> bool:
+        """Whether a call that is not with its actor now was, and may be part of its history."""
+        client: ActorClient = task.actor
+        return client.retained is not None and task.call.seq >= 0
 
     def remove(self, client: ActorClient, task: Task) -> None:
         """A call that has not been sent is not to be; those behind it may go."""
@@ -207,6 +215,8 @@ class Callers:
                 task = client.queue.popleft()
                 if not task.answered:
                     self._fail(task, self._death(client, task))
+                elif task.brings:
+                    self._unload(task)
             self.logs.pop(message.id, None)
             if client.retained is not None:
                 client.retained.calls.clear()
@@ -248,6 +258,8 @@ class Callers:
         pending = [*client.in_flight.values(), *client.queue]
         for task in pending:
             task.worker = b""
+            if task.brings:
+                self._unload(task)
         client.in_flight.clear()
         client.queue.clear()
         for task in retained.again(client.name):
@@ -362,6 +374,13 @@ class Callers:
         actor = message.covered.actor
         known = Order(actor, *self._log(actor).known())
         self._send(peer, ReplayOffer(known, self.identity))
+
+    def retains(self) -> bool:
+        """Whether calls of ours may be wanted again by actors that are replayed."""
+        return any(
+            client.retained is not None and client.retained.calls
+            for client in self.actors.values()
+        )
 
     def tasks(self) -> Iterator[Task]:
         """All calls that wait for their actor or are with it."""

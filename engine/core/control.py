@@ -28,6 +28,7 @@ __all__ = [
     "Gathered",
     "Hello",
     "History",
+    "Join",
     "Kept",
     "KillActor",
     "KillWorker",
@@ -41,6 +42,7 @@ __all__ = [
     "LookupActor",
     "MemoryEased",
     "NodeLost",
+    "Noted",
     "Peer",
     "Piece",
     "Preload",
@@ -70,6 +72,23 @@ class Hello(msgspec.Struct, array_like=True, gc=False, tag=40):
     pid: int
     kind: str
     error: str = ""
+
+
+class Join(msgspec.Struct, array_like=True, gc=False, tag=160):
+    """First message of a driver that comes to a standing node; Welcome tells it what its id is.
+
+    `path` and `directory` are where it imports from and works; `environment` is what it gave as
+    its runtime environment. An `observer` runs no work: it looks, or has the node stopped.
+    """
+
+    namespace: str
+    path: list[str]
+    directory: str
+    environment: bytes
+    preload: list[str]
+    log_to_driver: bool
+    on_full: str
+    observer: bool
 
 
 class Welcome(msgspec.Struct, array_like=True, gc=False, tag=41):
@@ -384,6 +403,12 @@ class LogShown(msgspec.Struct, array_like=True, gc=False, tag=100):
 
 class Leaving(msgspec.Struct, array_like=True, gc=False, tag=101):
     """From a worker that has run as many calls as it may: give me no more; `Retire` follows."""
+
+
+class Noted(msgspec.Struct, array_like=True, gc=False, tag=161):
+    """To the node: an event for its journal (`core.journal`), encoded."""
+
+    event: bytes
 
 
 class Preload(msgspec.Struct, array_like=True, gc=False, tag=72):

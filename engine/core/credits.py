@@ -166,6 +166,12 @@ class ReceiveAccount:
         self.due_rows = self.due_bytes = 0
         return due_rows, due_bytes
 
+    def return_all(self) -> tuple[int, int]:
+        """What is due, however little: (rows, bytes) to return now."""
+        due = self.due_rows, self.due_bytes
+        self.due_rows = self.due_bytes = 0
+        return due
+
     def __repr__(self) -> str:
         return (
             f"ReceiveAccount(held {self.held_rows} and due {self.due_rows} of "

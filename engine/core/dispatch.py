@@ -158,6 +158,8 @@ class Dispatcher:
         self._definition = definition
         self._load = load
         self._unload = unload
+        # Takes a task that was given back, if its arguments are lost; False: they are not.
+        self.aside: Callable[[Task], bool] = lambda task: False
         self._shapes: dict[bytes, Shape] = {}
         self._watched: list[Shape] = []
         self.leases: dict[bytes, Lease] = {}
@@ -364,12 +366,14 @@ class Dispatcher:
             if task.brings:
                 self._unload(task)
             task.worker = b""
-            if not task.cancelled:
+            if not (task.cancelled or (task.deps is not None and self.aside(task))):
                 shape.pending.appendleft(task)
-        if lease.drain and not lease.in_flight:
-            self._give_back(lease)
+        if not lease.in_flight:
+            lease.stuck = False  # nothing runs there
+            if lease.drain:
+                self._give_back(lease)
         for other in list(shape.leases.values()):
-            if other is not lease and shape.pending and not other.in_flight:
+            if shape.pending and not other.in_flight:
                 self._fill(other)
         if shape.pending:
             shape.requested = 0

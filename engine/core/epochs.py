@@ -6,13 +6,15 @@ one is under way at a time. One that is not complete in time, or that a copy cou
 aborted: the copies pass its markers on all the same, and what it would have covered is covered by
 the next. A death takes all copies back to the last committed epoch, in a new *attempt*; what is
 heard of an earlier attempt is dropped and counted. After too many deaths in a while it gives up,
-with their story.
+with their story. Where the copies can do that, one that died is brought back alone: the epoch under
+way goes on and waits for it.
 
 ::
 
     idle --(interval | request)--> taking --(all durable)--> storing --(durable)--> idle
                                       \\--(deadline | cannot store)--> idle, aborted
     any  --(death)--> down --(begin)--> idle, one attempt later
+    any but storing --(death of one that can come back)--> the same, without its report
 
 When the copies are *self-paced* they close epochs by themselves, at the same points of their common
 work (supersteps on a cycle, where no barrier can align): they are asked for the next one in
@@ -28,7 +30,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Abort", "Commit", "Effect", "Epochs", "GiveUp", "RollBack", "Store", "Take"]
+__all__ = ["Abort", "Commit", "Effect", "Epochs", "GiveUp", "Recover", "RollBack", "Store", "Take"]
 
 # Deaths told in the error of a topology that is given up; more would hide the first.
 _STORY_LINES_MAX = 20
@@ -82,13 +84,21 @@ class RollBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Recover:
+    """Start one copy from `epoch` while the others go on; if that cannot be: `on_not_recovered`."""
+
+    copy: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """End every copy for good; `story` has one line a death."""
 
     story: str
 
 
-Effect = Take | Store | Commit | Abort | RollBack | GiveUp
+Effect = Take | Store | Commit | Abort | RollBack | Recover | GiveUp
 
 
 class Epochs:
@@ -109,6 +119,7 @@ class Epochs:
         attempt: which start of the copies this is, from 1.
         pending: the epoch under way, or None.
         commits, aborts, rollbacks: how many so far.
+        recoveries: deaths after which one copy was to come back alone.
         dropped: reports of earlier attempts and aborted epochs.
         last_abort: why the last aborted epoch was, "" if none was.
         last_seconds: from asking for the last committed epoch to its commit.
@@ -145,7 +156,7 @@ class Epochs:
         self._next: float | None = None
         self._deadline: float | None = None
         self._deaths: deque[tuple[float, str]] = deque()
-        self.commits = self.aborts = self.rollbacks = self.dropped = 0
+        self.commits = self.aborts = self.rollbacks = self.recoveries = self.dropped = 0
         self.last_abort = ""
         self.last_seconds = 0.0
 
@@ -300,9 +311,39 @@ class Epochs:
         if attempt != self.attempt:
             self.dropped += 1  # the whole attempt has been ended for it already
             return []
+        self._count(story, now)
+        return self._roll_back(story, now)
+
+    def on_lost(self, attempt: int, copy: int, story: str, now: float) -> list[Effect]:
+        """A copy has died that may be able to come back alone.
+
+        What it had to report of the epoch under way it will report again.
+        """
+        if attempt != self.attempt:
+            self.dropped += 1
+            return []
+        self._count(story, now)
+        # While a manifest is written that may name its state, the copy must not go behind it.
+        if not self._running or self._storing or len(self._deaths) > self._restarts:
+            return self._roll_back(story, now)
+        self._reports.pop(copy, None)
+        self._ended.pop(copy, None)
+        self.recoveries += 1
+        return [Recover(copy, self.committed)]
+
+    def on_not_recovered(self, attempt: int, why: str, now: float) -> list[Effect]:
+        """The copy of a `Recover` could not come back alone; its death has been counted."""
+        if attempt != self.attempt:
+            self.dropped += 1
+            return []
+        return self._roll_back(why, now)
+
+    def _count(self, story: str, now: float) -> None:
         self._deaths.append((now, story))
         while now - self._deaths[0][0] > self._restart_seconds:
             self._deaths.popleft()
+
+    def _roll_back(self, story: str, now: float) -> list[Effect]:
         effects: list[Effect] = []
         if self.pending is not None:
             self.aborts += 1

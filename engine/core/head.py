@@ -302,14 +302,17 @@ class HeadMachine:
         if record.checkpoint is not None:
             record.checkpoint = None
             self._edge.drop_checkpoint(record.create.id)
-        if record.name is not None and self.names.get(record.name) == record.create.id:
-            del self.names[record.name]
+        self._free_name(record)
         self._tell(record)
         if process and process in self._by_process:
             del self._by_process[process]
             self._edge.kill(process, record.cause)
         self.on_dead(record)
         self._bury(record.create.id)
+
+    def _free_name(self, record: ActorRecord) -> None:
+        if record.name is not None and self.names.get(record.name) == record.create.id:
+            del self.names[record.name]
 
     def _bury(self, actor: bytes) -> None:
         """Keep the last dead actors in full and of older ones the fact that they are dead."""
@@ -343,6 +346,7 @@ class HeadMachine:
             return
         if no_restart:
             record.restarts_left = 0
+            self._free_name(record)  # at once: who asks next may want it for another
         record.why_killed = cause
         if record.process:
             self._edge.kill(record.process, cause)

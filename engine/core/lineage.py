@@ -11,7 +11,8 @@ memory but its records. All else (values that were put, arguments beside the ref
 values, references inside of arguments) could not be, and is *held* by a reference.
 
 All of it fits into a budget in bytes: records, and what they hold, each value once. When it is
-exceeded, the oldest record is forgotten, and its results are rebuilt no more.
+exceeded, the oldest record is forgotten, and its results are rebuilt no more. What is held moves to
+disk as anything else; when there is no room either, it is given up before anybody is refused.
 
 Pure: nothing but a book.
 """
@@ -25,8 +26,21 @@ from engine.core.ids import short
 if TYPE_CHECKING:
     from engine.core.dispatch import Task
 
-__all__ = ["ARGUMENTS", "BOTH", "DISABLED", "EVICTED", "GONE", "METHOD", "NO_RETRIES", "PUT",
-           "SPENT", "STREAM", "Lineage", "Record"]
+__all__ = [
+    "ARGUMENTS",
+    "BOTH",
+    "CROWDED_OUT",
+    "DISABLED",
+    "EVICTED",
+    "GONE",
+    "METHOD",
+    "NO_RETRIES",
+    "PUT",
+    "SPENT",
+    "STREAM",
+    "Lineage",
+    "Record",
+]
 
 # Why an object cannot be rebuilt: the end of the sentence "it cannot be rebuilt: ...".
 PUT = "it was put, not computed. engine.put(value, durable=True) keeps a second copy"
@@ -44,6 +58,10 @@ NO_RETRIES = "the task that made it has max_retries=0, so it is never run again"
 SPENT = "the task that made it has used up its max_retries; raise it for more tries"
 EVICTED = (
     "how it was made is forgotten, because lineage_bytes_max of engine.config.Config is exceeded"
+)
+CROWDED_OUT = (
+    "how it was made is forgotten, because memory and disk were full and its task's arguments took "
+    "room there"
 )
 DISABLED = "lineage_bytes_max of engine.config.Config is 0, which switches lineage off"
 GONE = "an argument of the task that made it was released, and cannot be computed again"
@@ -174,6 +192,16 @@ class Lineage:
         record.live.add(object_id)
 
     # ------------------------------------------------------------------ forgetting
+
+    def give_up(self, nbytes: int) -> None:
+        """Memory and disk are full: no longer hold values of so many bytes in all."""
+        enough = sum(size for _count, size in self._held.values()) - nbytes
+        for record in list(self._records.values()):
+            if sum(size for _count, size in self._held.values()) <= max(0, enough):
+                break
+            if record.held:
+                self.evicted += 1
+                self._remove(record.task.id, CROWDED_OUT)
 
     def forget(self, object_id: bytes) -> None:
         """Nobody refers to an object any more."""

@@ -26,6 +26,7 @@ from engine.core.control import (
     Gathered,
     Hello,
     History,
+    Join,
     Kept,
     KillActor,
     KillWorker,
@@ -39,6 +40,7 @@ from engine.core.control import (
     LookupActor,
     MemoryEased,
     NodeLost,
+    Noted,
     Peer,
     Piece,
     Preload,
@@ -419,6 +421,7 @@ Message = (
     | ObjectValue
     | FreeBlock
     | Hello
+    | Join
     | Welcome
     | LeaseRequest
     | LeaseGrant
@@ -439,6 +442,7 @@ Message = (
     | ReleaseSegments
     | SegmentsReturned
     | MemoryEased
+    | Noted
     | Census
     | CensusReply
     | Retire

@@ -69,7 +69,7 @@ class Demand:
 
     __slots__ = (
         *("actor", "bundle", "environment", "fresh", "group", "owner", "shape", "since", "spare"),
-        *("title", "units", "wanted"),
+        *("title", "units", "unused", "wanted"),
     )
 
     def __init__(self, owner: bytes, shape: bytes, units: dict[str, int], since: float) -> None:
@@ -84,6 +84,7 @@ class Demand:
         self.environment = b""
         self.title = ""
         self.fresh = False
+        self.unused = False
         self.spare = False  # content with what nobody else wants
 
     def kind(self, what: str) -> str:
@@ -146,16 +147,19 @@ class NodeMachine:
         now: float,
         *,
         fresh: bool = False,
+        unused: bool = False,
         environment: bytes = b"",
         title: str = "",
     ) -> None:
         """The head wants a worker for an actor; `placed` or `unplaceable` follows.
 
-        `fresh`: a new process if that has more loaded than an idle one.
+        `fresh`: a new process if that has more loaded than an idle one. `unused`: one that has had
+        no work, for an actor that is replayed: a process that has called such actors answers for
+        those calls under its own name, and an actor that it became would call under another.
         """
         demand = Demand(b"", actor, to_units(resources), now)
         demand.wanted, demand.actor = 1, actor
-        demand.fresh = fresh and self.fresh_is_warm
+        demand.fresh, demand.unused = fresh and self.fresh_is_warm, unused
         demand.group, demand.bundle = group, bundle
         demand.environment, demand.title = environment, title
         self.demands[b"", actor] = demand
@@ -264,7 +268,7 @@ class NodeMachine:
                 continue
             environment = demand.environment
             if not demand.fresh:
-                worker = self.roster.take(environment, demand.owner)
+                worker = self.roster.take(environment, demand.owner, demand.unused)
             elif newcomer is not None and newcomer.environment == environment:
                 worker, newcomer = self.roster.take_this(newcomer), None
             else:
@@ -306,7 +310,7 @@ class NodeMachine:
         pool.take(demand.units)
         worker.devices = pool.devices.take(demand.units.get(GPU, 0)) or {}
         worker.units, worker.pool, worker.since = demand.units, pool, now
-        worker.reclaim, worker.title = 0, demand.title
+        worker.reclaim, worker.title, worker.used = 0, demand.title, True
         if demand.actor:
             worker.use, worker.owner = "actor", demand.actor
             self._edge.placed(demand.actor, worker.process)

@@ -60,6 +60,7 @@ class ObjectTable:
     ) -> None:
         self.me = me
         self.lineage = Lineage(lineage_bytes)
+        self._made = self.lineage.known
         self.entries: dict[bytes, Entry] = {}
         self._send = send
         self.free = free
@@ -211,7 +212,7 @@ class ObjectTable:
         if owner == self.me:
             if value is not None and value.block is not None:
                 self.spill.forget(object_id, value.block)
-            if self.lineage.known:
+            if self._made:
                 self.lineage.forget(object_id)
             farewell = self.farewells.pop(object_id, None)
             if farewell is not None:

@@ -30,6 +30,7 @@ from engine.core.loading import Loader
 from engine.core.logs import quote
 from engine.core.lost_nodes import LostNodes
 from engine.core.messages import (
+    ActorCall,
     AddBorrower,
     BorrowAck,
     Cancel,
@@ -107,6 +108,7 @@ class Owner:
         loader = Loader(self.objects, config)
         self._load, self._unload = both = loader.load, loader.unload
         self.dispatch = Dispatcher(node, config, send, definition, *both)
+        self.dispatch.aside = self._wait_again
         self.callers = Callers(me, node, send, self._fail, self._prepare_again, *both)
         self.streams = ItemStreams(ids, self.objects, send)
         self.trusts = Trusts(ids, self.objects, send)
@@ -254,6 +256,8 @@ class Owner:
                     self._send(other, Cancel(task.id, force, recursive))
             return
         if task.actor is not None:
+            if type(task.call) is ActorCall and self.callers.must_go(task):
+                return  # its actor, once replayed, says whether it was applied
             self.callers.remove(task.actor, task)
         elif not task.missing and not self.dispatch.remove(task):
             self.delayed = [one for one in self.delayed if one[1] is not task]
@@ -314,6 +318,13 @@ class Owner:
         if task.deps is None or not self._wait_for_deps(task, self.dispatch.enqueue_first):
             self.dispatch.enqueue_first(task)
 
+    def _wait_again(self, task: Task) -> bool:
+        """A task was given back. True when its arguments have to be made again, or cannot be."""
+        if any(self.objects.entries[one].value is None for one in task.deps or ()):
+            self._wait_for_deps(task, self.dispatch.enqueue_first)
+            return True
+        return not self._check_deps(task)
+
     def _is_actor(self, object_id: bytes) -> bool:
         return object_id in self.callers.actors or object_id in self.objects.farewells
 
@@ -344,16 +355,17 @@ class Owner:
         if values and values[0].error != ERROR_NONE and self._retry(task, values[0]):
             self._run_again(task)
             return
-        keep, deps = task.keep, task.deps
+        keep, deps, in_block = task.keep, task.deps, False
         self._close(task)
         if values and values[0].error != ERROR_NONE:
             values = [values[0]] * max(1, len(task.returns))
         contained: list[bytes] = []
         for object_id, value in zip(task.returns, values, strict=False):
             self.objects.resolve(object_id, value)
+            in_block |= value.block is not None
             if value.contains:
                 contained += value.contains
-        if any(value.block is not None for value in values):
+        if in_block:
             self.rebuild.keep(task, keep, deps)
         if any(value.contains for value in values):
             settled = Settled(message.id)
@@ -562,34 +574,6 @@ class Owner:
         found = [*self._waiting.values(), *self.dispatch.tasks(), *self.callers.tasks()]
         found += [task for _when, task in self.delayed]
         return list({task.id: task for task in found}.values())
-
-    def pending_reason(self, object_id: bytes) -> str:
-        """Why an object is not there yet, for messages to people."""
-        entry = self.objects.entries.get(object_id)
-        if entry is None:
-            return "unknown here"
-        if entry.value is not None:
-            return "ready"
-        task: Task | None = entry.task
-        if task is None:
-            return f"waiting for its owner, process {short(owner_of(object_id))}"
-        if task.missing:
-            return f"{task.name} waits for its arguments"
-        if task.actor is not None and not task.worker:
-            return f"{task.name} waits for its actor ({task.actor.state})"
-        if not task.worker and any(one is task for _when, one in self.delayed):
-            return f"{task.name} was stopped for its memory and waits before it is tried again"
-        if not task.worker:
-            return f"{task.name} waits for a worker with {task.shape.placing.resources}"
-        return f"{task.name} is on its way to, or runs in, process {short(task.worker)}"
-
-    def waits_for_node(self, object_id: bytes) -> tuple[bytes, bytes] | None:
-        """What the node knows it by (see `Reasons.of`), if an object waits for a worker."""
-        entry = self.objects.entries.get(object_id)
-        task: Task | None = None if entry is None else entry.task
-        if task is None or task.worker or task.missing:
-            return None
-        return (self.me, task.shape.key) if task.actor is None else (b"", task.actor.id)
 
 
 def _by_id(keep: Any) -> dict[bytes, Any]:

@@ -9,11 +9,12 @@ report, since what lies on disk is checked when it is read.
 
 The task runs again under its own id, ahead of all that waits in its shape (`core.lineage` has what
 it needs, and why some cannot). What it needs and is gone is made first; what it needs and turns out
-to be lost when it runs is reported by its worker, whose CPUs are lent out while it waits. So the
-depth of a recovery is not bounded, and it never waits behind new work: not for a place in a queue,
-nor for calls in flight (it does not pass admission), nor for leases (workers that wait for what was
-lost do not count), nor for memory (`core.pressure` has a reserve). Results of the task that are
-still there stay as they are, and their new values are dropped.
+to be lost when it arrives at its worker is reported by that one, which gives the task back: its
+worker, and what else it was given, may be what is needed now. A task that waits in its own code has
+its CPUs lent out. So the depth of a recovery is not bounded, and it never waits behind new work:
+not for a place in a queue, nor for calls in flight (it does not pass admission), nor for leases
+(workers that wait for what was lost do not count), nor for memory (`core.pressure` has a reserve).
+Results of the task that are still there stay as they are, and their new values are dropped.
 
 Pure: effects leave through the object table and `start`.
 """

@@ -30,7 +30,9 @@ class Recovery:
         self._runs: deque[list[Any]] | None = None  # None until all witnesses have answered
         self._calls: dict[bytes, deque[Any]] = {}
         self._arrived: deque[tuple[bytes, Any]] = deque()
-        self._gone: set[bytes] = set()
+        # Whoever lives and has ever called is a witness: other callers in the order are gone.
+        self._living = set(witnesses)
+        self.in_order = False  # the call that `next` gave last was applied in an earlier life
         self.lost = 0
         self.replayed = 0
 
@@ -53,7 +55,7 @@ class Recovery:
 
     def on_gone(self, process: bytes) -> None:
         """A process is dead, as a witness and as a caller."""
-        self._gone.add(process)
+        self._living.discard(process)
         self._answered(process)
 
     def _answered(self, witness: bytes) -> None:
@@ -73,7 +75,7 @@ class Recovery:
                 self.waiting.clear()
                 self._begin()
             elif self._runs:
-                self._gone.add(self._runs[0][0])
+                self._living.discard(self._runs[0][0])
 
     @property
     def until(self) -> float:
@@ -85,8 +87,13 @@ class Recovery:
         self._calls.setdefault(caller, deque()).append((seq, item))
         self._arrived.append((caller, item))
 
+    def held(self) -> list[Any]:
+        """The calls that have come, those in the order that were applied since among them."""
+        return [item[1] for _caller, item in list(self._arrived)]
+
     def next(self) -> Any:
         """The next call to apply, or None when it is not there yet."""
+        self.in_order = False
         if self._runs is None:
             return None
         while self._runs:
@@ -99,12 +106,13 @@ class Recovery:
                     queue.popleft()
                     if found >= 0:
                         self._advance(run)
+                        self.in_order = True
                         self.replayed += 1
                     return item
                 # The caller has nothing before this: what the order wants will not come.
                 self.lost += 1
                 self._advance(run)
-            elif caller in self._gone:
+            elif caller not in self._living:
                 self.lost += count
                 self._runs.popleft()
             else:

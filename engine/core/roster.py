@@ -1,11 +1,12 @@
 """Which worker processes a node has: those that are being started, idle ones, and their end.
 
 A worker belongs to one runtime environment for life. Those idle longest end first, after a while or
-when there are too many; one a CPU is kept of the environment that the driver's own work runs in.
+when there are too many; one a CPU is kept of each environment that a driver's own work runs in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from engine.config import Config
@@ -47,6 +48,7 @@ class Worker:
         "title",
         "units",
         "use",
+        "used",
         "weighed",
     )
 
@@ -56,6 +58,7 @@ class Worker:
         self.environment = environment
         self.title = ""
         self.use = ""
+        self.used = False  # has had work, and may be known to others for it
         self.owner = b""
         self.shape = b""
         self.units: dict[str, int] = {}
@@ -75,14 +78,14 @@ class Worker:
 
 
 class Roster:
-    """The workers of a node. `kept`: idle ones of `environment` that never end for idleness."""
+    """The workers of a node. `kept`: idle ones of a favoured environment that do not end."""
 
     def __init__(self, config: Config, edge: RosterEdge, environment: bytes, kept: int) -> None:
         self.workers: dict[bytes, Worker] = {}
         self._idle: list[Worker] = []  # the one used last is last
         self._config = config
         self._edge = edge
-        self._environment = environment
+        self._favoured: dict[bytes, None] = {environment: None}
         self._kept = kept
         self._starting: dict[bytes, int] = {}  # by environment
         self._failed: dict[bytes, int] = {}  # starts, in a row, by environment
@@ -130,15 +133,28 @@ class Roster:
         else:
             self._starting.pop(environment, None)
 
+    def favour(self, environment: bytes) -> None:
+        """A driver's own work runs in this environment from now on."""
+        self._favoured[environment] = None
+
+    def disown(self, environments: Callable[[bytes], bool]) -> None:
+        """No driver's own work runs in these any more: what is idle there ends."""
+        for one in [one for one in self._favoured if environments(one)]:
+            del self._favoured[one]
+        for worker in [one for one in self._idle if environments(one.environment)]:
+            self.end(worker)
+
     # ------------------------------------------------------------------ idle
 
-    def take(self, environment: bytes, owner: bytes) -> Worker | None:
+    def take(self, environment: bytes, owner: bytes, unused: bool = False) -> Worker | None:
         """The idle worker of this environment that was used last: it is the warmest.
 
-        Never the owner that is to have it: there is no line from a process to itself.
+        Never the owner that is to have it: there is no line from a process to itself. `unused`: one
+        that has had no work.
         """
         for worker in reversed(self._idle):
-            if worker.environment == environment and worker.process != owner:
+            fits = worker.environment == environment and worker.process != owner
+            if fits and not (unused and worker.used):
                 return self.take_this(worker)
         return None
 
@@ -185,13 +201,17 @@ class Roster:
 
     def retire(self, now: float) -> float | None:
         """End workers that have been idle for long; the time of the next look, if one is due."""
-        spare = sum(1 for one in self._idle if one.environment == self._environment) - self._kept
+        spare = dict.fromkeys(self._favoured, -self._kept)
+        for worker in self._idle:
+            if worker.environment in spare:
+                spare[worker.environment] += 1
         following = None
         for worker in list(self._idle):
-            if worker.environment == self._environment:
-                if spare <= 0:
+            left = spare.get(worker.environment)
+            if left is not None:
+                if left <= 0:
                     continue
-                spare -= 1
+                spare[worker.environment] = left - 1
             until = worker.since + self._config.worker_idle_seconds
             if until <= now:
                 self.end(worker)

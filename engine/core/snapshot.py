@@ -37,21 +37,27 @@ def tasks(
 ) -> list[dict[str, Any]]:
     """Every attempt that somebody knows of: open ones first, then the latest.
 
+    `job` is whose they are where a report does not say.
     `waiting` are the demands that the node has not met, with its reasons.
     """
     why = {
         (bytes.fromhex(one["owner"]), bytes.fromhex(one["shape"])): one["reason"]
         for one in waiting
     }
+
+
+    def of_job(report: dict[str, Any]) -> dict[str, str]:
+        return {"job_id": report.get("job", job).hex()}
+
     reports = list(reports)
     pids = {report["process"]: report["pid"] for report in reports}
     ended: dict[bytes, list[dict[str, Any]]] = {}
     executing: dict[bytes, tuple[str, float, dict[str, Any]]] = {}
     for report in reports:
         for row in report["ended"]:
-            ended.setdefault(row[0], []).append(_ended(row, report))
+            ended.setdefault(row[0], []).append(_ended(row, report) | of_job(report))
         for row in report["failures"]:
-            ended.setdefault(row[0], []).append(_failed(row, report, pids))
+            ended.setdefault(row[0], []).append(_failed(row, report, pids) | of_job(report))
         for task_id, state, begun in report["executing"]:
             executing[task_id] = (state, begun, report)
     found = []
@@ -59,7 +65,8 @@ def tasks(
         for row in report["owned"]:
             before = ended.get(row[0], ())
             if len(before) <= row[4]:  # else it has ended, and the answer is on its way
-                found.append(_open(row, report, executing.get(row[0]), pids, why))
+                one = _open(row, report, executing.get(row[0]), pids, why)
+                found.append(one | of_job(report))
     for attempts in ended.values():
         attempts.sort(key=lambda record: record["start_time_ms"] or record["end_time_ms"])
         for number, record in enumerate(attempts):
@@ -67,7 +74,7 @@ def tasks(
             found.append(record)
     for record in found:
         task_id = record["task_id"]
-        record |= {"job_id": job.hex(), "node_id": node.hex() if record["worker_id"] else None}
+        record["node_id"] = node.hex() if record["worker_id"] else None
         record["task_id"] = task_id.hex()
     found.sort(key=_order)
     return found

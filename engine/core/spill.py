@@ -87,6 +87,8 @@ class SpillMachine:
         self._free = free
         self.work: Callable[[str, bytes, Block], None] = lambda kind, object_id, block: None
         self.number: int | None = None  # of this node, where there are several
+        # Told when an object of ours lies elsewhere, or is lost (None), before its place is free.
+        self.moved: Callable[[bytes, Value | None], None] = lambda object_id, value: None
         self.held: dict[bytes, _Held] = {}
         self._clock = 0  # counts uses
         self.uses: dict[bytes, int] = {}  # views and calls under way here, of any object
@@ -157,6 +159,7 @@ class SpillMachine:
         if held is None:  # there is one copy, which stays where it is
             lost = entry.value is not None and entry.value.block == block
             if lost:
+                self.moved(object_id, None)
                 self._free(block)
             return lost
         if block == held.memory:
@@ -169,6 +172,7 @@ class SpillMachine:
         self._moving.discard(object_id)
         if held.memory is None and held.disk is None and held.spare is None:
             del self.held[object_id]
+            self.moved(object_id, None)
             self._free(block)
             return True
         # What is under way with it does not count any more.
@@ -179,6 +183,7 @@ class SpillMachine:
             held.state = _COPYING
             self.work(COPY, object_id, held.disk)
         entry.value = _at(entry.value, held.memory or held.disk)
+        self.moved(object_id, entry.value)
         self._free(block)
         return False
 
@@ -403,6 +408,7 @@ class SpillMachine:
         memory, held.memory, held.reads = held.memory, None, 0
         entry.value = _at(entry.value, held.disk)
         self.resident -= held.size
+        self.moved(object_id, entry.value)
         self._free(memory)
 
     def on_evict(self, peer: bytes, message: Evict) -> Value | None:

@@ -21,6 +21,10 @@ from engine.core.values import Block
 __all__ = ["SegmentBook", "StoreEdge"]
 
 
+# The owner of what is kept for the owner that will be.
+_NOBODY = b""
+
+
 class StoreEdge(Protocol):
     """What the books and `core.pressure` have done for them."""
 
@@ -32,6 +36,9 @@ class StoreEdge(Protocol):
 
     def owners(self, process: bytes) -> list[bytes]:
         """The processes that may own objects in segments of this one, on any node."""
+
+    def kept(self, segment: int) -> list[int]:
+        """Offsets of the blocks that are to outlive their owner, too (see `core.journal`)."""
 
     def title(self, process: bytes) -> str:
         """What to call a process in messages to people."""
@@ -122,7 +129,7 @@ class SegmentBook:
         members = [one for one in self._edge.owners(process) if one != process]
         orphans = [key for key, one in self._segments.items() if one.holder == process]
         for segment in orphans:
-            self._segments[segment].live = {}
+            self._segments[segment].live = dict.fromkeys(self._edge.kept(segment), _NOBODY)
             self._segments[segment].asked = set(members)
         if orphans:
             for one in members:
@@ -130,8 +137,13 @@ class SegmentBook:
         for segment, record in list(self._segments.items()):
             if record.live is not None:
                 record.asked.discard(process)
-                for offset in [one for one, owner in record.live.items() if owner == process]:
-                    del record.live[offset]
+                mine = [one for one, owner in record.live.items() if owner == process]
+                kept = self._edge.kept(segment) if mine else []
+                for offset in mine:
+                    if offset in kept:
+                        record.live[offset] = _NOBODY
+                    else:
+                        del record.live[offset]
                 self._close(segment, record)
 
     def on_census(self, process: bytes, message: CensusReply) -> None:
@@ -139,7 +151,7 @@ class SegmentBook:
         for segment, offset in message.blocks:
             record = self._segments.get(segment)
             if record is not None and record.live is not None:
-                record.live[offset] = process
+                record.live.setdefault(offset, process)
         for segment in message.segments:
             record = self._segments.get(segment)
             if record is not None:
@@ -152,6 +164,13 @@ class SegmentBook:
         if record is not None and record.live is not None:
             record.live.pop(block.offset, None)
             self._close(block.segment, record)
+
+    def no_longer_kept(self, block: Block, owner: bytes) -> None:
+        """A block is not to outlive its owner any more."""
+        record = self._segments.get(block.segment)
+        live = record.live if record is not None else None
+        if live is not None and live.get(block.offset) == _NOBODY:
+            live[block.offset] = owner
 
     def _close(self, segment: int, record: _Segment) -> None:
         if not record.live and not record.asked and record.live is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.core.dispatch import Task
+from engine.core.ids import owner_of
 from engine.core.lineage import ARGUMENTS
 from engine.core.messages import ActorCall, Call
 from engine.core.values import ELSEWHERE, ObjectValue
@@ -18,9 +19,13 @@ from engine.runtime.values import Unreadable
 from engine.store import codec
 from engine.store.refs import ObjectRef, adopt
 
-__all__ = ["attach_arguments", "given_arguments", "read_arguments"]
+__all__ = ["ArgumentMissing", "attach_arguments", "given_arguments", "read_arguments"]
 
 _PLAIN = (int, float, str, bytes, bool, type(None))
+
+
+class ArgumentMissing(Exception):
+    """An argument that the caller owns is lost, which it knows by now."""
 
 
 def attach_arguments(
@@ -79,7 +84,10 @@ def attach_arguments(
 def read_arguments(
     runtime: Runtime, call: Call | ActorCall | Any, parts: dict[bytes, list[ObjectValue]]
 ) -> tuple[Any, dict[str, Any]]:
-    """The (args, kwargs) of a call that has arrived, `parts` of its dependencies before it."""
+    """The (args, kwargs) of a call that has arrived, `parts` of its dependencies before it.
+
+    What is lost is waited for; but if a task's caller owns it, ArgumentMissing is raised.
+    """
     if call.large is not None:
         payload = _read(runtime, call.large)
     elif call.args:
@@ -93,7 +101,7 @@ def read_arguments(
     deps = [*parts.pop(call.id, ()), *call.deps] if parts else call.deps
     for slot, dep in zip(slots, deps, strict=True):
         if dep.value.block is not None:
-            value = _read(runtime, dep)
+            value = _read(runtime, dep, call)
         else:
             value = codec.decode(dep.value.data, dep.value.buffers)
         if isinstance(slot, int):
@@ -125,11 +133,13 @@ def given_arguments(
     return tuple(places), kwargs
 
 
-def _read(runtime: Runtime, found: ObjectValue) -> Any:
+def _read(runtime: Runtime, found: ObjectValue, call: Any = None) -> Any:
     ref = adopt(found.id)
     if found.value.block != ELSEWHERE:
         try:
             return runtime.values.materialise(found.value, ref)
         except Unreadable as lost:
             runtime.report_lost(ref, lost)
+    if type(call) is Call and owner_of(found.id) == owner_of(call.id):
+        raise ArgumentMissing
     return runtime.get((ref,), None)[0]

@@ -18,6 +18,8 @@ def main(fd: int) -> None:
     """Entry point of the node process; `fd` is its end of the driver's socket pair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Whoever ignores it passes that on, and then nobody can hear how a child has ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     become_subreaper()
     sock = socket_from(fd)
     size = int.from_bytes(_exactly(sock, 4), "little")

@@ -51,6 +51,8 @@ class Cancelling:
         """Drop or interrupt a call; False when it is not here."""
         worker, call_id = self._worker, message.id
         runtime, pools = worker.runtime, worker.concurrent
+        if worker.replay is not None and worker.replay.cancel(call_id):
+            return True
         if drop(worker.queue, call_id, worker.execution):
             return True
         if pools is not None and pools.drop(call_id):

@@ -1,7 +1,8 @@
-"""Starting and stopping an embedded engine: the driver's side.
+"""The driver's side of an engine: starting and stopping one of its own, joining and leaving others.
 
 `start` runs a node process as a child of this one and hands it one end of a socket pair: no port,
-no socket file. The node ends by itself when the driver dies, however it dies.
+no socket file. The node ends by itself when the driver dies, however it dies. `join` goes to a node
+that stands already (`runtime.standing`), which ends this driver's work when the driver is gone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -22,16 +24,17 @@ import msgspec
 import psutil
 
 from engine.config import Config
-from engine.core.control import Hello, Stop, Welcome
+from engine.core.control import Hello, Join, Stop, Welcome
 from engine.exceptions import EngineError
 from engine.runtime import client, termination
+from engine.runtime.address import LOG, knock
 from engine.runtime.client import Runtime
 from engine.runtime.console import Console
 from engine.runtime.environments import DEVICES
 from engine.wire.connection import Connection, ConnectionClosed
 from engine.wire.descriptors import raise_descriptor_limit
 
-__all__ = ["Driver", "start", "stop"]
+__all__ = ["Driver", "begin", "join", "spawn", "start", "stop"]
 
 # The node runs the driver's interpreter with the driver's import path, so that workers can import
 # whatever the driver can.
@@ -41,16 +44,17 @@ _BOOT = (
 )
 _STORE_SHARE = 0.3  # of the machine's memory, as in Ray
 _STORE_MIN = 75 << 20
+_PRESTART_MAX = 64
 # A node that has closed its line is about to exit.
 _EXIT_SECONDS = 1.0
 _driver: Driver | None = None
 
 
 class Driver:
-    """The node process this driver started, and the runtime that talks to it."""
+    """The runtime that talks to the node, and the node process if this driver has started it."""
 
     def __init__(
-        self, runtime: Runtime, node: subprocess.Popen[bytes], console: Console
+        self, runtime: Runtime, node: subprocess.Popen[bytes] | None, console: Console
     ) -> None:
         self.runtime = runtime
         self.node = node
@@ -58,7 +62,7 @@ class Driver:
         self.pid = os.getpid()
 
 
-def start(
+def begin(
     resources: dict[str, float],
     object_store_memory: int | None,
     spill_directory: str,
@@ -71,65 +75,93 @@ def start(
     environment: bytes = b"",
     log_to_driver: bool = True,
     memory_limit: int | None = None,
-) -> Driver:
-    """Start node and workers and connect. Raises EngineError when the node does not come up.
+) -> dict[str, Any]:
+    """What a node is told at its start; for a standing one, `directory` comes on top.
 
     `devices` names the GPUs among the resources; `environment` is what tasks and actors run in
     unless they say otherwise.
     """
-    global _driver
-    raise_descriptor_limit()  # it has one for each process that it calls, and the node inherits it
     total = psutil.virtual_memory().total
     memory = object_store_memory or max(_STORE_MIN, int(total * _STORE_SHARE))
     left = float(max(0, total - memory))
-    resources = {"memory": left, **resources}
-    process = secrets.token_bytes(8)
-    mine, theirs = socket.socketpair()
-    node = _spawn(theirs)
-    theirs.close()
-    begin = {
+    return {
         "config": msgspec.to_builtins(config),
-        "resources": resources,
+        "resources": {"memory": left, **resources},
         "object_store_memory": memory,
         "spill_directory": spill_directory,
         "namespace": namespace,
         "devices": devices or [],
         "labels": labels or {},
         "environment": environment,
-        "driver": process,
-        "driver_pid": os.getpid(),
+        "driver": b"",
+        "driver_pid": 0,
         "preload": preload,
         "log_to_driver": log_to_driver,
         "memory_limit": memory_limit,
-        "prestart": max(1, min(int(resources.get("CPU", 1)), 64)),
+        "prestart": max(1, min(int(resources.get("CPU", 1)), _PRESTART_MAX)),
     }
-    head = msgspec.msgpack.encode(begin)
-    mine.settimeout(config.start_timeout_seconds)
+
+
+def start(head: dict[str, Any], config: Config) -> Driver:
+    """Start node and workers and connect. Raises EngineError when the node does not come up."""
+    raise_descriptor_limit()  # it has one for each process that it calls, and the node inherits it
+    process = secrets.token_bytes(8)
+    head |= {"driver": process, "driver_pid": os.getpid()}
+    node, mine = spawn(head, config.start_timeout_seconds)
+    hello = Hello(process, os.getpid(), "driver")
     try:
-        mine.sendall(len(head).to_bytes(4, "little") + head)
-        welcome, early, connection = _handshake(mine, process, config)
+        welcome, early, connection = _handshake(mine, hello, config)
     except (OSError, ConnectionClosed) as error:
+        mine.close()
         node.kill()
         code = node.wait()
         raise EngineError(
             f"the node process did not start (exit code {code}): {error}. Its own messages are "
             "on stderr."
         ) from error
-    runtime = Runtime(process, config, welcome.node, welcome.info, environment)
-    _driver = _attach(runtime, node, connection, early)
+    runtime = Runtime(process, config, welcome.node, welcome.info, head["environment"])
+    return _settle(_attach(runtime, node, node.pid, connection, early))
+
+
+def join(directory: Path, about: Join) -> Driver:
+    """Come to the node that stands in `directory`; ConnectionError when there is none."""
+    raise_descriptor_limit()
+    config = Config()
+    sock, pid = knock(directory, config.start_timeout_seconds)
+    try:
+        welcome, early, connection = _handshake(sock, about, config)
+    except (OSError, ConnectionClosed) as error:
+        sock.close()
+        raise ConnectionError(
+            f"the node at unix:{directory} (pid {pid}) does not let this process in: {error}. Its "
+            f"own messages are in {directory / LOG}."
+        ) from error
+    info = welcome.info
+    config = msgspec.convert(info["config"], Config)
+    runtime = Runtime(info["driver"], config, welcome.node, info, info["environment"])
+    return _settle(_attach(runtime, None, pid, connection, early))
+
+
+def _settle(driver: Driver) -> Driver:
+    global _driver
+    _driver = driver
     atexit.register(stop)
     termination.catch()
-    return _driver
+    return driver
 
 
 def _attach(
-    runtime: Runtime, node: subprocess.Popen[bytes], connection: Connection, early: list[Any]
+    runtime: Runtime,
+    node: subprocess.Popen[bytes] | None,
+    pid: int,
+    connection: Connection,
+    early: list[Any],
 ) -> Driver:
     """Make it this process's runtime; `early` came with the node's welcome."""
     console = Console(runtime)
     runtime.unclaimed = console.on_message
     connection.peer = runtime.node
-    connection.pid = node.pid
+    connection.pid = pid
     runtime.attach(connection)
     client.set_current(runtime)
     with runtime.lock:
@@ -138,12 +170,23 @@ def _attach(
     return Driver(runtime, node, console)
 
 
-def _spawn(end: socket.socket) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", _BOOT, str(end.fileno()), json.dumps(sys.path)]
-    return subprocess.Popen(
-        command, pass_fds=[end.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
-        env=_environment(),
-    )
+def spawn(
+    head: dict[str, Any], timeout: float, **popen: Any
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a node process and tell it how; returns it and our end of its line."""
+    mine, theirs = socket.socketpair()
+    path = json.dumps([os.path.abspath(one) for one in sys.path])
+    command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), path]
+    node = subprocess.Popen(
+        command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+        env=_environment(), **popen,
+    )  # fmt: skip
+    theirs.close()
+    mine.settimeout(timeout)
+    told = msgspec.msgpack.encode(head)
+    with contextlib.suppress(BrokenPipeError):  # it is dead; whoever waits for its word is told
+        mine.sendall(len(told).to_bytes(4, "little") + told)
+    return node, mine
 
 
 def _environment() -> dict[str, str]:
@@ -157,11 +200,11 @@ def _environment() -> dict[str, str]:
 
 
 def _handshake(
-    sock: socket.socket, process: bytes, config: Config
+    sock: socket.socket, first: Hello | Join, config: Config
 ) -> tuple[Welcome, list[Any], Connection]:
     timeout = sock.gettimeout()
     connection = Connection(sock, b"", frame_max=config.frame_bytes_max, passing=True)
-    connection.out.append(Hello(process, os.getpid(), "driver"))
+    connection.out.append(first)
     sock.settimeout(timeout)
     connection.flush()
     messages: list[Any] = []
@@ -174,7 +217,10 @@ def _handshake(
 
 
 def stop() -> None:
-    """End every process this driver started; does nothing when there is none."""
+    """End every process that this driver has started, or its work on a standing node.
+
+    Does nothing when there is none.
+    """
     global _driver
     driver, _driver = _driver, None
     termination.release()
@@ -190,18 +236,19 @@ def stop() -> None:
             runtime.send(runtime.node, Stop("the driver shut the engine down"))
             runtime.reactor.flush()
         _await_end(runtime, console)
+    if node is not None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             node.wait(_EXIT_SECONDS if not runtime.node_alive else 0.0)
-    if node.poll() is None:
-        node.send_signal(signal.SIGKILL)  # its workers go with it: the kernel sees to that
-    node.wait()
+        if node.poll() is None:
+            node.send_signal(signal.SIGKILL)  # its workers go with it: the kernel sees to that
+        node.wait()
     client.set_current(None)
     console.close()
     runtime.close()
 
 
 def _await_end(runtime: Runtime, console: Console) -> None:
-    """Hear the node out: it closes the line when all processes are gone and all they said is here.
+    """Hear the node out: it closes the line when all that worked for us is gone and has been shown.
 
     It is given up when it has not done so in time, unless what it has to say is still being
     printed: that takes as long as the reader of our streams wants it to.

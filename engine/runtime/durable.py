@@ -33,7 +33,9 @@ def put_durable(runtime: Runtime, value: Any) -> ObjectRef[Any]:
                 runtime.values.free(block)
         raise
     if runtime.id != runtime.info["driver"]:
-        return _entrust(runtime, stored, spare, encoded.refs)
+        ref = _entrust(runtime, stored, spare, encoded.refs)
+        if ref is not None:
+            return ref  # else a detached actor has outlived its driver, and owns it itself
     with runtime.lock:
         runtime.drain()
         object_id = runtime.owner.trusts.put(stored, spare, encoded.refs)
@@ -42,20 +44,32 @@ def put_durable(runtime: Runtime, value: Any) -> ObjectRef[Any]:
 
 def _entrust(
     runtime: Runtime, stored: Value, spare: Block | None, refs: list[Any]
-) -> ObjectRef[Any]:
-    """`refs` are the references inside, which live here until the driver has registered."""
-    trusts = runtime.owner.trusts
+) -> ObjectRef[Any] | None:
+    """`refs` are the references inside, which live here until the driver has registered.
+
+    None when the driver is gone: then nobody has the value.
+    """
+    trusts, driver = runtime.owner.trusts, runtime.info["driver"]
     with runtime.lock:
-        number = trusts.entrust(runtime.info["driver"], stored, spare)
+        number = trusts.entrust(driver, stored, spare)
         runtime.reactor.flush()
     try:
-        runtime.reactor.wait_until(lambda: bool(trusts.answers[number]) or not runtime.node_alive)
-        if not trusts.answers[number]:
+        runtime.reactor.wait_until(
+            lambda: bool(trusts.answers[number])
+            or not runtime.node_alive
+            or runtime.owner.is_dead(driver)
+        )
+        if trusts.answers[number]:
+            ref: ObjectRef[Any] = ObjectRef(trusts.answers.pop(number))
+            refs.clear()
+            return ref
+        if not runtime.node_alive:
             raise NodeDiedError("the node died before the driver had a value put with durable=True")
-        return ObjectRef(trusts.answers.pop(number))
-    except BaseException:
         with runtime.lock:
             trusts.abandon(number)
-        raise
-    finally:
+        return None
+    except BaseException:  # interrupted, or the node is dead: nobody waits for the answer
+        with runtime.lock:
+            trusts.abandon(number)
         refs.clear()
+        raise

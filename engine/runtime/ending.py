@@ -9,6 +9,8 @@ from collections.abc import Collection
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import psutil
+
 from engine.core.control import Stop
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def end_all(
                 process.connection.flush()
     _await_exits(processes, reactor, patience)
     for process in processes:
-        if process.kind != "driver" and process.pid:
+        if process.kind in ("worker", "zygote") and process.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
     _await_exits(processes, reactor, patience)
@@ -46,21 +48,12 @@ def end_all(
 def _reap_all() -> None:
     """Wait for every child. One may have been forked by a zygote that died before it told us."""
     while True:
-        for pid in _children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for child in psutil.Process().children():
+            child.kill()
         try:
             os.waitpid(-1, 0)
         except ChildProcessError:  # none is left
             return
-
-
-def _children() -> list[int]:
-    try:
-        with open("/proc/thread-self/children") as file:
-            return [int(pid) for pid in file.read().split()]
-    except OSError:  # a kernel built without it: those told of above are all that can be killed
-        return []
 
 
 def _await_exits(processes: Collection[Process], reactor: Reactor, patience: float) -> None:

@@ -14,6 +14,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 
@@ -34,6 +35,8 @@ _BLAS_SETTERS = (
 def set_up(environment: bytes) -> None:
     """Set variables, current directory and import path. OSError says what is not there."""
     fields = decode_environment(environment)
+    if "job" in fields:
+        _follow_driver(fields["job"])
     variables = fields.get("env_vars", {})
     os.environ.update(expand(variables, dict(os.environ)))
     path = []
@@ -49,6 +52,15 @@ def set_up(environment: bytes) -> None:
     if "TZ" in variables:
         time.tzset()
     _follow_thread_counts(variables)
+
+
+def _follow_driver(job: dict[str, Any]) -> None:
+    """Import what the driver can, and mean the files that it means."""
+    sys.path[:] = job["path"]
+    try:
+        os.chdir(job["directory"])
+    except OSError as error:  # a detached actor may outlive it, and need not care
+        sys.stderr.write(f"penstock: the driver's directory is gone: {error}\n")
 
 
 def expand(variables: dict[str, str], inherited: dict[str, str]) -> dict[str, str]:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from engine.core.control import ActorChanged, Assigned
 from engine.core.environments import Scope
 from engine.core.ids import is_quiet, owner_of
-from engine.core.messages import ActorCall, Call, Done, DoneMany, Item
+from engine.core.messages import ActorCall, Call, Done, DoneMany, Item, Returned
 from engine.core.streams import settle_key
 from engine.core.values import ERROR_USER, STREAMING, ObjectValue, Value, encode_failure
 from engine.exceptions import EngineError, TaskCancelledError
-from engine.runtime.arguments import read_arguments
+from engine.runtime.arguments import ArgumentMissing, read_arguments
 from engine.runtime.environments import DEVICES
 from engine.runtime.events import describe
 from engine.store import codec
@@ -167,6 +167,10 @@ class Execution:
             else:
                 ready = start
                 result = function()
+        except ArgumentMissing:  # what this worker has may be needed to make it again
+            runtime.running = outer
+            self.give_back(peer, call)
+            return
         except (SystemExit, KeyboardInterrupt) as error:
             runtime.running = outer
             self._leave_or_cancel(peer, call, error)
@@ -292,6 +296,13 @@ class Execution:
         # A receiver that does not read is not waited for longer than an end may take.
         patience = perf_counter() + self.runtime.config.stop_timeout_seconds
         reactor.wait_until(lambda: reactor.all_written, patience)
+
+    def give_back(self, peer: bytes, call: Call | ActorCall) -> None:
+        """A call whose user code has not begun: its caller sends it again."""
+        with self.runtime.lock:
+            connection = self.runtime.connections.get(peer)
+            if connection is not None:
+                self.runtime.reactor.send(connection, Returned([call.id]), True)
 
     def cancelled(self, peer: bytes, call: Any, us: int = 0) -> None:
         """Answer a call that was cancelled; `us` -1: before it ran."""

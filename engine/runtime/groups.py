@@ -32,7 +32,7 @@ class GroupServices:
         # A worker outlives the task that makes a group, or does not: neither is for the user to
         # know. So only actors are creators; tasks make groups for the driver.
         worker = machine.workers.get(peer)
-        creator = peer if worker is not None and worker.use == "actor" else self._node.driver
+        creator = peer if worker is not None and worker.use == "actor" else self._node.jobs.of(peer)
         made = Group(group, creator, about.pop("bundles"), since=now, **about)
         taken = machine.want_group(made, now)
         if taken is None:

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from engine.core.control import History, WorkerDied
-from engine.core.environments import decode_environment
+from engine.core.environments import decode_environment, said_by_user
 from engine.core.gather import PATIENCE_SECONDS
 from engine.core.ids import owner_of
 from engine.core.node import Worker
@@ -29,6 +27,8 @@ __all__ = ["Inventory"]
 _PAST_KEPT = 1_000
 # Calls run by workers that have ended: of ten such at least.
 _RECORDS_KEPT = 10_000
+# How a driver ended: in order, or not, whatever its exit code was.
+_JOB_ENDS = {"": "RUNNING", "ended": "SUCCEEDED"}
 _ACTOR_STATES = {"pending": "PENDING_CREATION", "starting": "PENDING_CREATION"}
 
 
@@ -130,29 +130,23 @@ class Inventory:
         ]
 
     def _jobs(self) -> list[dict[str, Any]]:
-        node = self._node
-        jobs = []
-        for process, kind, pid, _started in node.processes():
-            if kind != "driver":
-                continue
-            try:
-                driver = psutil.Process(pid)
-                command, started = " ".join(driver.cmdline()), driver.create_time() * 1e3
-            except psutil.Error:  # it has just ended, and this node with it
-                command, started = "", 0.0
-            jobs.append(
-                {
-                    "job_id": process.hex(),
-                    "submission_id": None,
-                    "type": "DRIVER",
-                    "status": "RUNNING",
-                    "entrypoint": command,
-                    "start_time": started,
-                    "end_time": None,
-                    "driver_info": {"id": process.hex(), "pid": str(pid)},
-                }
-            )
-        return jobs
+        """Those that run, then those that ended last."""
+        jobs = self._node.jobs
+        live = [one for one in jobs.all.values() if not one.observer]
+        return [
+            {
+                "job_id": job.id.hex(),
+                "submission_id": None,
+                "type": "DRIVER",
+                "status": _JOB_ENDS.get(job.cause, "FAILED"),
+                "message": f"its driver {job.cause}" if job.cause else "",
+                "entrypoint": job.entrypoint,
+                "start_time": job.started * 1e3,
+                "end_time": job.ended * 1e3 or None,
+                "driver_info": {"id": job.id.hex(), "pid": str(job.pid)},
+            }
+            for job in [*live, *reversed(jobs.ended)]
+        ]
 
     def _worker(self, process: bytes, pid: int, kind: str) -> dict[str, Any]:
         return {
@@ -202,7 +196,7 @@ class Inventory:
             "actor_id": actor.hex(),
             "class_name": options.get("class", ""),
             "state": _ACTOR_STATES.get(record.state, record.state.upper()),
-            "job_id": self._node.driver.hex(),
+            "job_id": self._node.jobs.of_environment(options.get("environment", b"")).hex(),
             "name": record.name[1] if record.name else "",
             "ray_namespace": options.get("namespace", ""),
             "node_id": self._node.id.hex() if record.process else None,
@@ -218,9 +212,9 @@ class Inventory:
         }
 
     def _placement_groups(self) -> list[dict[str, Any]]:
-        groups = self._node.machine.groups.all.values()
+        jobs, groups = self._node.jobs, self._node.machine.groups.all.values()
         return [
-            one.table() | {"bundles": one.bundles, "creator_job_id": self._node.driver.hex()}
+            one.table() | {"bundles": one.bundles, "creator_job_id": jobs.of(one.creator).hex()}
             for one in groups
         ]
 
@@ -229,11 +223,11 @@ class Inventory:
         counts = Counter(one.environment for one in self._node.machine.workers.values())
         return [
             {
-                "runtime_env": decode_environment(environment),
+                "runtime_env": said_by_user(decode_environment(environment)),
                 "ref_cnt": count,
                 "success": True,
                 "node_id": self._node.id.hex(),
             }
             for environment, count in counts.items()
-            if environment
+            if said_by_user(decode_environment(environment))
         ]

@@ -1,13 +1,14 @@
-"""What workers print, on its way from their descriptors 1 and 2 to the driver and to who asks.
+"""What workers print, on its way from their descriptors 1 and 2 to their driver and to who asks.
 
 Each worker is forked with two pipes in place of the node's own output. So whatever writes there is
 heard: Python, C code, a child, the fault handler of a crash, and what a worker wrote just before
-SIGKILL, since a pipe outlives its writer. Nothing is written to disk.
+SIGKILL, since a pipe outlives its writer. Nothing is written to disk. A worker works for one driver
+all its life, and that one shows its lines; when it has left, they are only kept for who asks.
 
-Nothing grows: of each pipe at most one piece is on its way to the driver, and all of them together
-fill a window at most. Beyond that the node leaves the bytes where they are, the pipe fills, and who
-prints waits. Only what the dead leave in their pipes cannot wait; what is too much of it is
-counted, and the count is shown.
+Nothing grows: of each pipe at most one piece is on its way to the driver, and all those of one
+driver together fill a window at most. Beyond that the node leaves the bytes where they are, the
+pipe fills, and who prints waits. Only what the dead leave in their pipes cannot wait; what is too
+much of it is counted, and the count is shown.
 
 A line is labelled with what its worker runs when the node reads it, moments after it was written;
 when tasks of less than a millisecond follow each other, that may be the next one.
@@ -39,13 +40,28 @@ _WORD_CHARACTERS_MAX = 300
 _SOURCE_BYTES = 1_000
 
 
+class _Listener:
+    """A driver: whether it shows lines, and what is on its way to it."""
+
+    __slots__ = ("driver", "held", "held_bytes", "in_flight", "listening", "lost")
+
+    def __init__(self, driver: bytes) -> None:
+        self.driver = driver
+        self.listening = False
+        self.in_flight = 0
+        self.held: deque[Log] = deque()  # last lines of dead workers that found no room
+        self.held_bytes = 0
+        self.lost = 0
+
+
 class _Source:
     """A worker that prints, or printed. `notebook` is its page while it lives."""
 
-    __slots__ = ("notebook", "pid", "process", "tail", "title")
+    __slots__ = ("listener", "notebook", "pid", "process", "tail", "title")
 
-    def __init__(self, process: bytes, tail: Tail) -> None:
+    def __init__(self, process: bytes, tail: Tail, listener: _Listener) -> None:
         self.process = process
+        self.listener = listener
         self.pid = 0
         self.notebook: Notebook | None = None
         self.title = ""
@@ -76,28 +92,27 @@ class _Pipe:
 class WorkerLogs:
     """The pipes of one node's workers, and their last lines."""
 
-    def __init__(self, reactor: Reactor, config: Config, forward: Callable[[Log], None]) -> None:
+    def __init__(
+        self, reactor: Reactor, config: Config, forward: Callable[[bytes, Log], None]
+    ) -> None:
         self._reactor = reactor
         self._config = config
         self._forward = forward
-        self.listening = False  # whether the driver shows lines
         self.ending = False  # no more workers will come: what is left in pipes is bounded
         self._pipes: dict[tuple[bytes, int], _Pipe] = {}
         self._resting: list[_Pipe] = []
-        self._in_flight = 0
-        self._held: deque[Log] = deque()  # last lines of dead workers that found no room
-        self._held_bytes = 0
-        self._lost = 0
+        self._listeners: dict[bytes, _Listener] = {}
         self._live: dict[bytes, _Source] = {}
         self._dead: OrderedDict[bytes, _Source] = OrderedDict()
         self._dead_bytes = 0
 
     # ------------------------------------------------------------------ workers
 
-    def open(self, process: bytes) -> tuple[int, int]:
+    def open(self, process: bytes, driver: bytes) -> tuple[int, int]:
         """Pipes for a worker about to be forked; returns the ends that it writes to."""
         config = self._config
-        source = self._live[process] = _Source(process, Tail(config.log_kept_bytes))
+        listener = self._listeners.get(driver) or _Listener(driver)
+        source = self._live[process] = _Source(process, Tail(config.log_kept_bytes), listener)
         ends = []
         for stream in (STDOUT, STDERR):
             reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -142,15 +157,15 @@ class WorkerLogs:
     def _watch(self, pipe: _Pipe) -> None:
         self._reactor.watch(pipe.fd, lambda: self._on_readable(pipe))
 
-    def _full(self) -> bool:
-        return self.listening and self._in_flight >= self._config.log_window_bytes
+    def _full(self, listener: _Listener) -> bool:
+        return listener.listening and listener.in_flight >= self._config.log_window_bytes
 
     def _on_readable(self, pipe: _Pipe) -> None:
         self._reactor.unwatch(pipe.fd)
         pipe.resting = True
         pipe.until = perf_counter() + self._config.log_pace_seconds
         self._resting.append(pipe)
-        if not self._full():
+        if not self._full(pipe.source.listener):
             self._read(pipe, _READ)
         self._reactor.look_at(pipe.until)
 
@@ -194,57 +209,78 @@ class WorkerLogs:
         source.tail.add(pipe.stream, title, lines)
         if source.process in self._dead:
             self._dead_bytes += source.tail.nbytes - kept
-        if not self.listening:
+        listener = source.listener
+        if not listener.listening:
             return
         log = Log(source.process, source.pid, title, pipe.stream, lines)
-        if not self._full() and not self._held:
+        if not self._full(listener) and not listener.held:
             pipe.busy = True
-            self._send(log)
-        elif self._held_bytes < self._config.log_kept_bytes_dead or self.ending:
-            self._held.append(log)
-            self._held_bytes += size_of(lines)
+            self._send(listener, log)
+        elif listener.held_bytes < self._config.log_kept_bytes_dead or self.ending:
+            listener.held.append(log)
+            listener.held_bytes += size_of(lines)
         else:
-            self._lost += len(lines)
+            listener.lost += len(lines)
 
-    # ------------------------------------------------------------------ the driver
+    # ------------------------------------------------------------------ the drivers
 
-    def _send(self, log: Log) -> None:
-        self._in_flight += size_of(log.lines)
-        self._forward(log)
+    def listen(self, driver: bytes, listening: bool) -> None:
+        """A driver has come; whether it shows the lines of its workers."""
+        listener = self._listeners.setdefault(driver, _Listener(driver))
+        listener.listening = listening
 
-    def on_shown(self, message: LogShown) -> None:
-        """The driver has shown a piece: there is room again."""
-        self._in_flight -= message.nbytes
+    def _send(self, listener: _Listener, log: Log) -> None:
+        listener.in_flight += size_of(log.lines)
+        self._forward(listener.driver, log)
+
+    def on_shown(self, driver: bytes, message: LogShown) -> None:
+        """A driver has shown a piece: there is room again."""
+        listener = self._listeners.get(driver)
+        if listener is None:
+            return
+        listener.in_flight -= message.nbytes
         pipe = self._pipes.get((message.process, message.stream))
         if pipe is not None:
             pipe.busy = False
-        while self._held and not self._full():
-            log = self._held.popleft()
-            self._held_bytes -= size_of(log.lines)
-            self._send(log)
-        if self._lost and not self._full():
-            text = f"{self._lost:,} lines of workers that ended are not shown: this stood still"
-            self._lost = 0
-            self._send(Log(b"", os.getpid(), "penstock", STDERR, [text]))
+        while listener.held and not self._full(listener):
+            log = listener.held.popleft()
+            listener.held_bytes -= size_of(log.lines)
+            self._send(listener, log)
+        if listener.lost and not self._full(listener):
+            text = f"{listener.lost:,} lines of workers that ended are not shown: this stood still"
+            listener.lost = 0
+            self._send(listener, Log(b"", os.getpid(), "penstock", STDERR, [text]))
         self._reactor.look_at(perf_counter())
 
-    def stop_forwarding(self) -> None:
-        """The driver is gone."""
-        self.listening = False
-        self._in_flight = self._held_bytes = self._lost = 0
-        self._held.clear()
+    def stop_forwarding(self, driver: bytes) -> None:
+        """A driver is gone; what its workers print from now on is kept for who asks."""
+        listener = self._listeners.pop(driver, None)
+        if listener is None:
+            return
+        listener.listening = False
+        listener.in_flight = listener.held_bytes = listener.lost = 0
+        listener.held.clear()
+        for pipe in self._pipes.values():
+            if pipe.source.listener is listener:
+                pipe.busy = False
+        self._reactor.look_at(perf_counter())
 
     @property
     def quiet(self) -> bool:
-        """Whether the driver has shown everything that was sent or held for it."""
-        return not (self.listening and (self._in_flight or self._held))
+        """Whether the drivers have shown everything that was sent or held for them."""
+        return all(map(self.quiet_for, self._listeners))
+
+    def quiet_for(self, driver: bytes) -> bool:
+        """Whether one driver has shown everything that was sent or held for it."""
+        one = self._listeners.get(driver)
+        return one is None or not (one.listening and (one.in_flight or one.held))
 
     def tick(self, now: float) -> float | None:
         """Read on where time and room allow; returns the time of the next look."""
-        full, following = self._full(), None
+        following = None
         resting, self._resting = self._resting, []
         for pipe in resting:
-            if pipe.busy or full:  # `on_shown` will look at it
+            if pipe.busy or self._full(pipe.source.listener):  # `on_shown` will look at it
                 self._resting.append(pipe)
             elif pipe.until > now:
                 self._resting.append(pipe)
@@ -274,7 +310,7 @@ class WorkerLogs:
         """Read what has come while the pipes rested: who asks has perhaps just seen the result."""
         for stream in (STDOUT, STDERR):
             pipe = self._pipes.get((source.process, stream))
-            if pipe is not None and not self._full():
+            if pipe is not None and not self._full(source.listener):
                 self._read(pipe, _READ)
 
     def select(

@@ -1,8 +1,9 @@
 """The node process: worker pool, leases, segments, deaths; in the first node also the head.
 
 The pure machines decide (`core.node`, `core.head`); here their effects meet processes, descriptors
-and memfds. The node has no listening socket in embedded mode: its driver starts it with one end of
+and memfds. A node has no listening socket in embedded mode: its driver starts it with one end of
 a socket pair, and two processes that want to talk get the ends of another, by descriptor passing.
+A standing node, which several drivers share (`jobs`), has one, in a directory of its user's.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from time import perf_counter, time
 from typing import Any
 
@@ -34,6 +34,7 @@ from engine.core.control import (
     Gathered,
     Hello,
     History,
+    Join,
     Kept,
     KillActor,
     KillWorker,
@@ -42,6 +43,7 @@ from engine.core.control import (
     Leaving,
     LogShown,
     LookupActor,
+    Noted,
     Peer,
     Preload,
     Preloaded,
@@ -59,13 +61,13 @@ from engine.core.messages import FreeBlock
 from engine.core.node import NodeMachine
 from engine.runtime import zygote
 from engine.runtime.ending import end_all
+from engine.runtime.jobs import Jobs
+from engine.runtime.keeping import Keeping
 from engine.runtime.logs import WorkerLogs
 from engine.runtime.memory_watch import MemoryWatch, private_bytes
 from engine.runtime.node_store import NodeStore
 from engine.runtime.notebook import Notebook
-from engine.runtime.process import (
-    exit_cause,
-)
+from engine.runtime.process import exit_cause
 from engine.runtime.reactor import Reactor
 from engine.runtime.segments import CheckpointFiles
 from engine.runtime.services import Services
@@ -81,7 +83,7 @@ _WORKER_DESCRIPTORS = 8
 
 
 class Process:
-    """A process of this node: the driver, a worker, or the zygote."""
+    """A process of this node: a driver, a worker, or the zygote."""
 
     __slots__ = (
         *("connection", "environment", "error", "expected", "kind", "notebook", "peers", "pid"),
@@ -105,11 +107,10 @@ class Process:
 class Node:
     """One node of a cluster. Implements the edges of both machines."""
 
-    def __init__(self, driver: socket.socket, start: dict[str, Any]) -> None:
+    def __init__(self, line: socket.socket, start: dict[str, Any]) -> None:
         self.id = secrets.token_bytes(8)
         self.config = msgspec.convert(start["config"], Config)
         self.start = start
-        self.driver = start["driver"]
         self.reactor = Reactor(
             self._on_messages, self._on_closed, self._on_tick,
             spin_seconds=0.0, tick_seconds=1.0,
@@ -119,11 +120,13 @@ class Node:
             devices=start["devices"], environment=start["environment"],
         )
         self.head = HeadMachine(self, self.config)
-        self._checkpoints = CheckpointFiles()
+        self.checkpoints = CheckpointFiles()
+        self.journal = Keeping(self)
         self.store = NodeStore(self, start["object_store_memory"], start["spill_directory"])
         self.gatherings = Gatherings(self.send)
         self.services = Services(self)
-        self.logs = WorkerLogs(self.reactor, self.config, partial(self.send, self.driver))
+        self.logs = WorkerLogs(self.reactor, self.config, self.send)
+        self.jobs = Jobs(self)
         self.memory = MemoryWatch(self, start["memory_limit"])
         self._processes: dict[bytes, Process] = {}
         self._dead: dict[bytes, tuple[int, str]] = {}
@@ -134,9 +137,8 @@ class Node:
         self._successor = b""
         self._preloads: list[str] = []
         self._handlers = self._routes()
-        self._start_zygote(driver)
-        self._add(self.driver, "driver", driver, start["driver_pid"])
-        self._watch_pid(self.driver)
+        self._start_zygote(line)
+        self.jobs.begin(line)
 
     def _routes(self) -> dict[type, Callable[[bytes, Any], None]]:
         return {
@@ -153,14 +155,16 @@ class Node:
                 peer, message.blocked, perf_counter()
             ),
             Connect: lambda peer, message: self.connect(peer, message.process),
-            CreateActor: self.head.on_create,
+            CreateActor: self.journal.on_create,
+            Noted: self.journal.on_noted,
             Checkpoint: self._on_checkpoint,
             ActorChanged: self.head.on_reported,
             LookupActor: lambda peer, message: self.head.on_lookup(peer, message.id),
             KillActor: self._on_kill_actor,
             KillWorker: lambda peer, message: self.kill(message.process, message.cause),
             Request: self.services.on_request,
-            Stop: self._on_stop,
+            Join: self.jobs.on_join,
+            Stop: self.jobs.on_stop,
             FreeBlock: self.store.on_free,
             SegmentsReturned: self.store.on_returned,
             CensusReply: self.store.on_census,
@@ -168,45 +172,55 @@ class Node:
             History: lambda peer, message: self.services.inventory.keep(message),
             Kept: lambda peer, message: self.machine.on_kept(peer, perf_counter()),
             Leaving: lambda peer, message: self.machine.on_leaving(peer, perf_counter()),
-            LogShown: lambda peer, message: self.logs.on_shown(message),
+            LogShown: self._on_log_shown,
         }
 
     # ------------------------------------------------------------------ life
 
     def run(self) -> None:
-        """Serve until told to stop, or until the driver is gone; then end every process."""
-        self.machine.roster.start(self.start["environment"], int(self.start["prestart"]))
+        """Serve until told to stop, or until its own driver is gone; then end every process."""
         self.reactor.wait_until(lambda: bool(self.stopping))
         self._ending = True
+        self.jobs.close()
         end_all(
             self.stopping, self._processes.values(), self.reactor, self.logs,
             self.config.stop_timeout_seconds / 4,
         )  # fmt: skip
 
-    def _on_stop(self, peer: bytes, message: Stop) -> None:
-        self.stopping = message.reason or "the driver shut the engine down"
-
     # ------------------------------------------------------------------ processes
 
-    def _start_zygote(self, driver: socket.socket) -> None:
+    def _start_zygote(self, line: socket.socket) -> None:
         mine, theirs = socket.socketpair()
         node_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
             mine.close()
-            driver.close()  # so that its end is the node's end, whoever else lives on
+            line.close()  # so that its end is the node's end, whoever else lives on
             zygote.serve(theirs, node_pid, self.config.frame_bytes_max)
         theirs.close()
-        self._add(self._zygote, "zygote", mine, pid)
-        self._watch_pid(self._zygote)
+        self.add(self._zygote, "zygote", mine, pid)
+        self.watch_pid(self._zygote)
 
-    def _add(self, process: bytes, kind: str, sock: socket.socket, pid: int) -> None:
+    def add(self, process: bytes, kind: str, sock: socket.socket, pid: int) -> None:
+        """Serve a process of this node."""
         connection = Connection(
             sock, process, frame_max=self.config.frame_bytes_max, passing=True
         )
         connection.pid = pid
         self._processes[process] = Process(kind, connection, pid)
         self.reactor.add(connection)
+
+    def admit(self, sock: socket.socket, pid: int) -> None:
+        """Somebody has come in by the door; it says next what it is (Join)."""
+        guest = secrets.token_bytes(8)
+        self.add(guest, "guest", sock, pid)
+        self.watch_pid(guest)
+
+    def become(self, process: bytes, kind: str) -> Process:
+        """A process is something else from now on."""
+        record = self._processes[process]
+        record.kind = kind
+        return record
 
     def start_worker(self, environment: bytes) -> None:
         """Ask the zygote for a worker (an effect of the node machine)."""
@@ -219,13 +233,14 @@ class Node:
     def _fork(self, kind: str, environment: bytes = b"") -> bytes:
         process = secrets.token_bytes(8)
         mine, theirs = socket.socketpair()
-        self._add(process, kind, mine, 0)
+        self.add(process, kind, mine, 0)
         self._processes[process].environment = environment
         line = self._processes[self._zygote].connection
         if line is None:  # it has just died, and so will this node
             theirs.close()
             return process
-        streams = self.logs.open(process) if kind == "worker" else ()
+        driver = self.jobs.of_environment(environment)
+        streams = self.logs.open(process, driver) if kind == "worker" else ()
         fork = Fork(process, kind == "zygote", environment)
         line.send_fd(fork, theirs.detach(), *streams)
         self.reactor.flush_one(line)
@@ -257,9 +272,10 @@ class Node:
             self.logs.met(message.process, message.pid, None)
             zygote = self._processes.get(peer)
             process.shared = private_bytes(zygote.pid) if zygote is not None else 0
-        self._watch_pid(message.process)
+        self.watch_pid(message.process)
 
-    def _watch_pid(self, process: bytes) -> None:
+    def watch_pid(self, process: bytes) -> None:
+        """Hear of a process's death."""
         record = self._processes[process]
         try:
             record.pidfd = os.pidfd_open(record.pid)
@@ -269,23 +285,27 @@ class Node:
         self.reactor.watch(record.pidfd, lambda: self._on_exit(process))
 
     def _on_exit(self, process: bytes) -> None:
-        record = self._processes[process]
-        self.reactor.unwatch(record.pidfd)
-        os.close(record.pidfd)
-        record.pidfd = -1
+        self._unwatch(self._processes[process])
         self._gone(process)
 
-    def _gone(self, process: bytes) -> None:
+    def _unwatch(self, record: Process) -> None:
+        if record.pidfd >= 0:
+            self.reactor.unwatch(record.pidfd)
+            os.close(record.pidfd)
+            record.pidfd = -1
+
+    def _gone(self, process: bytes, cause: str = "died") -> None:
         record = self._processes.get(process)
         if record is None:
             return
-        if record.connection is not None and record.kind == "worker":
+        if record.connection is not None and record.kind != "zygote":
             # What it still managed to say comes before its death, while everybody knows it.
             self.reactor.drain_and_remove(record.connection)
-        del self._processes[process]
-        if record.kind == "driver":
-            self.stopping = self.stopping or "its driver died"
-            self.logs.stop_forwarding()
+        if self._processes.pop(process, None) is None:
+            return  # its end was the last that it said
+        if record.kind not in ("worker", "zygote"):
+            self._unwatch(record)
+            self.jobs.on_gone(process, cause)
             return
         cause = self._cause(record.pid)
         if record.kind == "zygote":
@@ -307,36 +327,39 @@ class Node:
             self.stopping = f"its workers die before they begin: the last (pid {died.pid}) {cause}"
             sys.stderr.write(f"penstock: the node ends: {self.stopping}\n")
         self.services.inventory.on_died(died, worker, bool(record.expected))
-        self._dead[process] = (record.pid, died.cause)
+        self.mourn(died, now, record.peers)
+        self.jobs.look()
+
+    def mourn(self, died: WorkerDied, now: float, peers: Iterable[bytes] = ()) -> None:
+        """A process is dead that others know: tell them, and end what hung on it."""
+        process, cause = died.process, died.cause
+        self._dead[process] = (died.pid, cause)
         if len(self._dead) > _DEAD_KEPT:
             del self._dead[next(iter(self._dead))]
-        for peer in record.peers:
+        for peer in peers:
             self.send(peer, died)
-            self.send(peer, Peer(process, record.pid, False))  # it may have asked for a new line
-        self.send(self.driver, died)
+            self.send(peer, Peer(process, died.pid, False))  # it may have asked for a new line
+        for driver in self.jobs.all:
+            self.send(driver, died)
         self.head.on_process_died(
-            process, record.pid, cause, record.peers,
-            now=now, memory=bool(record.error), words=words,
-        )  # fmt: skip
+            process, died.pid, cause, peers, now=now, memory=bool(died.kind), words=died.words
+        )
         self.reactor.look_at(now)
         self.store.on_died(process, now)
         self.gatherings.on_died(process)
         for orphan in self.machine.workers.values():
             if orphan.owner == process and orphan.use == "lease":
-                self.kill(orphan.process, f"its owner (pid {record.pid}) {cause}")
+                self.kill(orphan.process, f"its owner (pid {died.pid}) {cause}")
 
     @staticmethod
     def _cause(pid: int) -> str:
-        try:
-            _pid, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # reaped before, by whoever heard of its end first
-            return "is gone"
+        _pid, status = os.waitpid(pid, os.WNOHANG)
         return exit_cause(status) if _pid else "is gone"
 
     def kill(self, process: bytes, cause: str, error: str = "") -> None:
         """SIGKILL a worker; `cause` is what its owners are told, by an exception `error`."""
         record = self._processes.get(process)
-        if record is not None and record.kind != "driver" and record.pid:
+        if record is not None and record.kind in ("worker", "zygote") and record.pid:
             record.expected, record.error = cause, error
             with contextlib.suppress(ProcessLookupError):
                 os.kill(record.pid, signal.SIGKILL)
@@ -380,6 +403,8 @@ class Node:
     def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
         if self._ending:  # nothing is begun any more
             messages = [one for one in messages if isinstance(one, Forked | LogShown)]
+        elif self.jobs.is_leaving(connection.peer):
+            messages = [one for one in messages if isinstance(one, LogShown)]
         for message in messages:
             handler = self._handlers.get(type(message))
             if handler is None:
@@ -391,9 +416,8 @@ class Node:
         process = self._processes.get(connection.peer)
         if process is not None:
             process.connection = None
-            if process.kind == "driver":
-                self.stopping = self.stopping or "its driver closed the connection"
-                self.logs.stop_forwarding()
+            if process.kind not in ("worker", "zygote"):
+                self._gone(connection.peer, "closed the connection")
 
     def _on_hello(self, peer: bytes, message: Hello) -> None:
         record = self._processes[peer]
@@ -403,9 +427,9 @@ class Node:
         if message.error:  # it ends by itself, which is when its start has failed
             self.machine.on_setup_failed(record.environment, message.error)
             return
-        self.send(peer, Welcome(self.id, self.welcome()))
+        self.send(peer, Welcome(self.id, self.welcome(record.environment)))
         if record.kind == "driver":
-            self.logs.listening = self.start["log_to_driver"]
+            self.logs.listen(peer, self.start["log_to_driver"])
         if record.kind == "worker":
             record.pid = message.pid
             self.machine.on_worker_ready(
@@ -419,16 +443,12 @@ class Node:
         """What this node may be asked for by label; the names are Ray's."""
         return {"ray.io/node-id": self.id.hex(), **self.start["labels"]}
 
-    def welcome(self) -> dict[str, Any]:
-        """What a process is told when it joins."""
-        start = self.start
+    def welcome(self, environment: bytes) -> dict[str, Any]:
+        """What a process that works in this environment is told when it joins."""
         return {
-            "config": start["config"],
-            "resources": start["resources"],
-            "namespace": start["namespace"],
+            "resources": self.start["resources"],
             "labels": self.labels(),
-            "driver": self.driver,
-            "driver_pid": start["driver_pid"],
+            **self.jobs.facts(environment),
             **self.store.facts(),
             "embedded": True,
         }
@@ -439,6 +459,7 @@ class Node:
         looks = [
             *(self.machine.tick(now), self.store.tick(now), self.gatherings.tick(now)),
             *(self.head.tick(now), self.logs.tick(now), self.memory.tick(now)),
+            *(self.jobs.tick(now), self.journal.tick(now)),
         ]
         return min(look for look in looks if look is not None)
 
@@ -454,6 +475,7 @@ class Node:
             options.get("bundle", -1),
             perf_counter(),
             fresh=options.get("fresh", False),
+            unused=options.get("checkpoint_every") is not None,
             environment=options.get("environment", b""),
             title=f"actor {options.get('class', '')}",
         )
@@ -489,18 +511,19 @@ class Node:
         assert connection is not None
         fd = connection.take_descriptor()
         if self.head.on_checkpoint(peer, message):
-            self._checkpoints.keep(message.actor, fd)
+            self.checkpoints.keep(message.actor, fd)
+            self.journal.on_checkpoint(message, fd)
         else:
             os.close(fd)
 
     def restore(self, process: bytes, message: Restore) -> None:
         """Send a worker the checkpoint of the actor that it is about to make."""
-        fd = self._checkpoints.duplicate(message.checkpoint.actor)
+        fd = self.checkpoints.duplicate(message.checkpoint.actor)
         self.send_fd(process, message, fd)
 
     def drop_checkpoint(self, actor: bytes) -> None:
         """Give up the memory of an actor's checkpoint."""
-        self._checkpoints.drop(actor)
+        self.checkpoints.drop(actor)
 
     def _on_kill_actor(self, peer: bytes, message: KillActor) -> None:
         if message.graceful:
@@ -512,7 +535,28 @@ class Node:
         """Answer a request."""
         self.send(peer, Reply(number, result, error))
 
+    def _on_log_shown(self, peer: bytes, message: LogShown) -> None:
+        self.logs.on_shown(peer, message)
+        self.jobs.look()
+
     # ------------------------------------------------------------------ processes, for others
+
+    def has(self, process: bytes) -> bool:
+        """Whether a process lives."""
+        return process in self._processes
+
+    def part(self, driver: bytes) -> None:
+        """Close the line of a driver that has left."""
+        connection = self._processes[driver].connection
+        assert connection is not None
+        self.reactor.flush_one(connection)
+        self.reactor.remove(connection)
+        self._on_closed(connection)
+
+    def environment_of(self, process: bytes) -> bytes:
+        """What a live process works in."""
+        record = self._processes.get(process)
+        return b"" if record is None else record.environment
 
     def members(self) -> list[bytes]:
         """The processes that may own objects or hold segments: driver and ready workers."""

@@ -13,6 +13,7 @@ from engine.core.control import Attach, CensusReply, SegmentDropped, SegmentsRet
 from engine.core.messages import FreeBlock
 from engine.core.pressure import Pressure
 from engine.core.store import SegmentBook
+from engine.core.values import Block
 from engine.runtime.segments import SegmentFiles
 from engine.wire.descriptors import reserve
 
@@ -149,6 +150,15 @@ class NodeStore:
     def owners(self, process: bytes) -> list[bytes]:
         """The processes that may own objects in segments of this one."""
         return self._node.members()
+
+    def kept(self, segment: int) -> list[int]:
+        """Offsets of the blocks that the journal names."""
+        blocks = self._node.journal.state.blocks()
+        return [one.offset for one in blocks if one.segment == segment]
+
+    def no_longer_kept(self, block: Block, owner: bytes) -> None:
+        """The journal does not name a block any more; its owner may still have it."""
+        self._book(block.segment).no_longer_kept(block, owner)
 
     def title(self, process: bytes) -> str:
         """What to call a process in messages to people."""

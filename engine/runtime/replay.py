@@ -65,6 +65,8 @@ class Replay:
         self._seconds = every if isinstance(every, float) else None
         self._look_at = self._calls_max if self._seconds is None else 0
         self._due = 0.0
+        self._gone: list[bytes] = []  # callers that are dead and that no checkpoint covers yet
+        self._unwanted: set[bytes] = set()  # cancelled before it was known if they were applied
         self._turn: Any = None  # the caller whose call is being applied
         self._turn_id = b""
         self._open: dict[bytes, tuple[Caller, int]] = {}  # calls of actors being applied
@@ -78,7 +80,7 @@ class Replay:
             callers = self._runtime.owner.callers
             callers.identity = actor_id
             callers.before_effect = self._before_call_to
-            callers.on_death = lambda process: self._note(Gone(process))
+            callers.on_death = self._on_death
             callers.on_move = self._note
 
     # ------------------------------------------------------------------ calls
@@ -86,6 +88,10 @@ class Replay:
     def take(self, peer: bytes, call: ActorCall) -> None:
         """A call is at the head of the worker's queue."""
         seq = call.seq
+        if self._unwanted and self.recovery is None and call.id in self._unwanted:
+            if seq == READS or not self._known_already(peer, call):
+                self._drop(peer, call)
+            return
         if self.recovery is None:
             if self.checkpoints is not None and seq >= 0 and not call.caller:
                 known = self.ledger.begin_if_new(peer, seq, call.acked)
@@ -125,11 +131,34 @@ class Replay:
         if self.checkpoints is not None:
             self.look()
 
+    def cancel(self, call_id: bytes) -> bool:
+        """A call is not wanted any more. True when it is for the replay to say what becomes of it.
+
+        One that was applied in an earlier life is part of the history: only others are dropped.
+        Under the lock, on any thread.
+        """
+        running = self._worker.running
+        if self.recovery is None or (running is not None and running[1].id == call_id):
+            return False
+        waiting = [call for _peer, call in list(self._worker.queue)] + self.recovery.held()
+        if not any(getattr(call, "id", None) == call_id for call in waiting):
+            return False
+        self._unwanted.add(call_id)
+        return True
+
+    def _drop(self, peer: bytes, call: ActorCall) -> None:
+        self._unwanted.discard(call.id)
+        self._execution.cancelled(peer, call, us=-1)
+
     def go_on(self) -> None:
         """Apply what is due in the replay."""
         recovery = self.recovery
         while recovery is not None and (item := recovery.next()) is not None:
-            self._apply(*item)
+            if item[1].id in self._unwanted and not recovery.in_order:
+                self._drop(*item)
+            else:
+                self._unwanted.discard(item[1].id)
+                self._apply(*item)
         if recovery is not None and recovery.finished:
             self.recovery = None
             self._event_at = 1 << 60
@@ -221,16 +250,18 @@ class Replay:
 
     def look(self) -> None:
         """Take a checkpoint if one is due and nothing stands against it."""
-        checkpoints, ledger = self.checkpoints, self.ledger
+        checkpoints = self.checkpoints
         assert checkpoints is not None
         if self._kept_number:
             number, self._kept_number = self._kept_number, 0
             self._on_kept(number)
-        if ledger.applied < self._calls_max and (
-            self._seconds is None or not ledger.applied or perf_counter() < self._due
-        ):
+        if not self._is_due():
             return
-        if self.recovery is not None or checkpoints.under_way or self._open or self._turn_id:
+        if self.recovery is not None or checkpoints.under_way:
+            return  # the end of either is a reason to look again
+        if self._seconds is not None:
+            self._due = perf_counter() + self._seconds
+        if self._open or self._turn_id:
             return
         if self._runtime.owner.unfinished:
             # Calls of the actor are on their way. Restored, it would not make them again.
@@ -241,6 +272,12 @@ class Replay:
         except SerializationError as error:
             # Going on would break the promise at the next death, and nobody would know.
             self._execution.leave(ActorExit(f"could not be checkpointed: {error}"))
+
+    def _is_due(self) -> bool:
+        applied = self.ledger.applied
+        if applied and self._seconds is not None and perf_counter() >= self._due:
+            return True
+        return applied >= self._calls_max or bool(applied and self._gone)
 
     def write(self) -> None:
         """Take a checkpoint now."""
@@ -261,7 +298,12 @@ class Replay:
         """When `look` is due although no call has come."""
         if self.recovery is not None:
             return self.recovery.until
-        return self._due if self._seconds is not None and self.ledger.applied else None
+        if self._seconds is None or not self.ledger.applied or self._is_under_way():
+            return None  # a call, or the node's word on the last checkpoint, comes first
+        return self._due
+
+    def _is_under_way(self) -> bool:
+        return self.checkpoints is not None and self.checkpoints.under_way
 
     def _on_kept(self, number: int) -> None:
         assert self.checkpoints is not None
@@ -270,6 +312,12 @@ class Replay:
         order, event, following, numbers = self._pending
         self._pending = None
         self.ledger.covered(order, event)
+        for process in list(self._gone):
+            if self.ledger.callers[process].next - 1 == following.get(process):
+                self._gone.remove(process)
+                self.ledger.forget(process, process)
+        if not self._gone and self._seconds is None:
+            self._look_at = self._calls_max
         acked = self._runtime.owner.callers.acked
         acked.update((one, number - 1) for one, number in numbers.items())
         callers = {process: caller for caller, process in self._processes.items()}
@@ -305,6 +353,9 @@ class Replay:
                 if client.state == "alive":
                     self._ask(client.process, actor)
             runtime.reactor.flush()
+        self._gone = [one for one in self.ledger.callers if one not in witnesses]
+        if self._gone:
+            self._look_at = 0
         if not witnesses:
             self.recovery = None
         self.go_on()
@@ -318,6 +369,10 @@ class Replay:
 
     def on_message(self, peer: bytes, message: Any) -> None:
         """A message for the replay has come to its turn in the worker's queue."""
+        if type(message) is Gone and message.process in self.ledger.callers:
+            # What it has called nobody else can have applied again: soon a checkpoint covers it.
+            self._gone.append(message.process)
+            self._look_at = 0
         recovery = self.recovery
         if recovery is not None:
             if type(message) is Gone:
@@ -347,6 +402,11 @@ class Replay:
             with self._runtime.lock:
                 self._ask(message.process, message.id)
                 self._runtime.reactor.flush()
+
+    def _on_death(self, process: bytes) -> None:
+        """A process has died. Under the lock, on any thread."""
+        if self.recovery is not None or process in self.ledger.callers:
+            self._worker.queue.append((b"", Gone(process)))
 
     def _note(self, message: Any) -> None:
         if self.recovery is not None:

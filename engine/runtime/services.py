@@ -33,6 +33,7 @@ class Services:
             "find_actor": self._find_actor,
             "list_named": self._list_named,
             "preload": self._preload,
+            "stop": self._stop,
             "gather": self.inventory.gather,
             "resources": self._resources,
             "nodes": self._nodes,
@@ -41,6 +42,7 @@ class Services:
             "logs": self._logs,
             "log": self._log,
             **self.groups.handlers,
+            **node.journal.handlers,
         }
 
     def on_request(self, peer: bytes, message: Request) -> None:
@@ -71,6 +73,9 @@ class Services:
                 f"no actor named {name!r} lives in namespace {namespace!r}; "
                 f"there are: {', '.join(names) or 'none'}"
             )
+            others = sorted(space for space, one in self._node.head.names if one == name)
+            if others:
+                text += f". One lives in {', '.join(map(repr, others))}: pass namespace="
             self._fail(peer, number, "ValueError", text)
             return
         actor, options = found
@@ -85,6 +90,10 @@ class Services:
     def _preload(self, peer: bytes, number: int, modules: list[str]) -> None:
         self._node.preload(modules)
         self._node.reply(peer, number, None)
+
+    def _stop(self, peer: bytes, number: int) -> None:
+        """The node ends, and with it all that runs on it; the asker sees it by its line."""
+        self._node.stopping = self._node.stopping or "it was told to"
 
     def _amounts(self) -> dict[str, dict[str, float]]:
         amounts = self._node.machine.pool.statistics()

@@ -47,6 +47,8 @@ class Spilling:
 
     def on_release(self, message: ReleaseSegments) -> None:
         """Memory is short; under the lock."""
+        if self._machine.trouble:
+            self._runtime.owner.objects.lineage.give_up(message.missing)
         self._runtime.drain()
         self._runtime.values.memory.missing = message.missing
         self._machine.short = True

@@ -34,6 +34,9 @@ class Unreadable(exceptions.ObjectLostError):
         super().__init__(why)
         self.block = block
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exceptions.ObjectLostError, self.args  # elsewhere it is for people
+
 
 class Values:
     """Stores, maps and decodes values.

@@ -322,7 +322,7 @@ class Worker:
         owner = self.runtime.owner
         if owner.unfinished or self.execution.unsettled or owner.objects.unsettled:
             return True
-        if owner.dispatch.leases:
+        if owner.dispatch.leases or owner.callers.retains():
             return True
         if not self._leaving:
             return bool(owner.objects.entries)

@@ -144,7 +144,7 @@ class CheckpointDirectory:
             below: look only at epochs before this one.
 
         Returns:
-            The manifest, or None; and what is wrong with the newer ones.
+            The manifest, durable, or None; and what is wrong with the newer ones.
         """
         wrong: list[str] = []
         for epoch in self.epochs():
@@ -153,6 +153,9 @@ class CheckpointDirectory:
             try:
                 manifest = self.read(epoch)
                 self._check_sizes(manifest)
+                # Its writer may have failed at the last sync. Effects are made visible because it
+                # is there, so it must be there after a power failure too.
+                sync_directory(self.path)
                 return manifest, wrong
             except CheckpointError as error:
                 wrong.append(str(error))

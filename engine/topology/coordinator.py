@@ -17,7 +17,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.core.epochs import Abort, Commit, Effect, Epochs, GiveUp, RollBack, Store, Take
+from engine.core.epochs import (
+    Abort,
+    Commit,
+    Effect,
+    Epochs,
+    GiveUp,
+    Recover,
+    RollBack,
+    Store,
+    Take,
+)
 from engine.topology.checkpoint import CheckpointDirectory, Manifest
 from engine.topology.errors import CheckpointError, TopologyFailedError, expected
 from engine.topology.partition import Hashed
@@ -28,7 +38,10 @@ from engine.topology.spec import Topology
 from engine.topology.statefile import StateFile
 from engine.topology.statistics import CheckpointStatistics
 
-__all__ = ["Coordinator", "Start"]
+__all__ = ["Coordinator", "Start", "Todo"]
+
+Todo = Take | RollBack | Recover
+"""Effects that are for those who have the copies."""
 
 # Characters of a line that are shown before a difference between two descriptions.
 _SHOWN = 40
@@ -39,6 +52,7 @@ class Start:
     """What the copies of one attempt start from.
 
     `states` has the file of each copy, none at epoch 0; `ended` the ids of copies that had ended.
+    `retain_bytes` is None when no copy comes back alone.
     """
 
     attempt: int
@@ -47,6 +61,7 @@ class Start:
     epoch: int = 0
     states: dict[int, StateFile] = field(default_factory=dict)
     ended: frozenset[int] = frozenset()
+    retain_bytes: int | None = None
 
 
 class Coordinator:
@@ -62,6 +77,10 @@ class Coordinator:
 
     Attributes:
         finished: the last epoch, in which every copy has ended, is committed.
+        self_paced: the copies close epochs by themselves: there are cycles.
+        is_local: copies may come back alone.
+        last_recovery_seconds: from hearing of a death to where the copy had been.
+        taken: epochs asked for and not committed, in order: whoever comes back takes them too.
 
     Raises:
         CheckpointError: the directory is in use, holds another topology, or only damaged epochs.
@@ -78,6 +97,10 @@ class Coordinator:
         self.policy = policy
         self.finished = False
         self.self_paced = any(channel.feedback for plan in plans for channel in plan.inputs)
+        self.is_local = policy.local and not self.self_paced
+        self.taken: list[int] = []
+        self._last_fallback = ""
+        self.last_recovery_seconds = 0.0
         self._name = topology.name
         self._shape = _shape_of(topology, policy.fingerprint)
         self._external = external
@@ -143,18 +166,25 @@ class Coordinator:
             self._external.commit(manifest.decode_tokens())
         self._external.undo(0 if manifest is None else manifest.epoch)
         self.directory.collect(everything=True)
+        self.taken.clear()
+        return self.start()
+
+    def start(self) -> Start:
+        """What copies start from that start now: all, or one alone. Its files have new names."""
+        manifest = self._manifest
         attempt, path, salt = self._epochs.attempt, self.directory.path, secrets.token_hex(4)
+        retain = self.policy.retain_bytes if self.is_local else None
         if manifest is None:
-            return Start(attempt, path, salt)
+            return Start(attempt, path, salt, retain_bytes=retain)
         states = {state.copy: state for state in manifest.states}
         ended = frozenset(state.copy for state in manifest.states if state.ended)
-        return Start(attempt, path, salt, manifest.epoch, states, ended)
+        return Start(attempt, path, salt, manifest.epoch, states, ended, retain)
 
-    def begin(self, now: float) -> list[Take | RollBack]:
+    def begin(self, now: float) -> list[Todo]:
         """Every copy has started."""
         return self._carry_out(self._epochs.begin(now), now)
 
-    def on_death(self, attempt: int, story: str, now: float) -> list[Take | RollBack]:
+    def on_death(self, attempt: int, story: str, now: float) -> list[Todo]:
         """A copy has died.
 
         Raises:
@@ -162,7 +192,29 @@ class Coordinator:
         """
         return self._carry_out(self._epochs.on_death(attempt, story, now), now)
 
-    def on_damage(self, attempt: int, story: str, now: float) -> list[Take | RollBack]:
+    def on_lost(
+        self, attempt: int, plan: MemberPlan, story: str, now: float
+    ) -> list[Todo]:
+        """A copy has died: bring it back alone if that can be.
+
+        Raises:
+            TopologyFailedError: too many have died.
+        """
+        if not self.is_local:
+            return self.on_death(attempt, story, now)
+        effects = self._carry_out(self._epochs.on_lost(attempt, plan.copy, story, now), now)
+        if not plan.member_class.replayable and any(type(one) is Recover for one in effects):
+            return self.on_not_recovered(
+                attempt, f"member '{plan.name}' is not replayable: {story}", now
+            )
+        return effects
+
+    def on_not_recovered(self, attempt: int, why: str, now: float) -> list[Todo]:
+        """A copy could not be brought back alone: all go back."""
+        self._last_fallback = why
+        return self._carry_out(self._epochs.on_not_recovered(attempt, why, now), now)
+
+    def on_damage(self, attempt: int, story: str, now: float) -> list[Todo]:
         """A copy could not read its state: the epoch before is the last one now.
 
         Raises:
@@ -184,11 +236,11 @@ class Coordinator:
         """When `tick` has something to do."""
         return self._epochs.due()
 
-    def tick(self, now: float) -> list[Take | RollBack]:
+    def tick(self, now: float) -> list[Todo]:
         """Time has passed."""
         return self._carry_out(self._epochs.tick(now), now)
 
-    def request(self, now: float) -> list[Take | RollBack]:
+    def request(self, now: float) -> list[Todo]:
         """An epoch is wanted now."""
         return self._carry_out(self._epochs.request(now), now)
 
@@ -204,7 +256,7 @@ class Coordinator:
 
     def on_report(
         self, attempt: int, copy: int, report: Report, now: float
-    ) -> list[Take | RollBack]:
+    ) -> list[Todo]:
         """A copy tells how storing its snapshot went."""
         state = report.state
         if state is None:
@@ -215,9 +267,9 @@ class Coordinator:
             effects = self._epochs.on_durable(attempt, copy, report.epoch, report, now)
         return self._carry_out(effects, now)
 
-    def _carry_out(self, effects: Iterable[Effect], now: float) -> list[Take | RollBack]:
+    def _carry_out(self, effects: Iterable[Effect], now: float) -> list[Todo]:
         """Do what is to be done here; what is left is for those who have the copies."""
-        left: list[Take | RollBack] = []
+        left: list[Todo] = []
         todo = list(effects)
         while todo:
             effect = todo.pop(0)
@@ -233,6 +285,8 @@ class Coordinator:
                     f"epoch {self._epochs.committed}"
                 )
             elif not isinstance(effect, Abort):  # aborts are counted by the machine
+                if isinstance(effect, Take):
+                    self.taken.append(effect.epoch)
                 left.append(effect)
         return left
 
@@ -253,6 +307,7 @@ class Coordinator:
         assert self._manifest is not None
         self._external.commit(self._manifest.decode_tokens())
         self.directory.collect()
+        self.taken = [epoch for epoch in self.taken if epoch > effect.epoch]
         self.finished = effect.final
 
     # ------------------------------------------------------------------ end
@@ -311,6 +366,9 @@ class Coordinator:
             states_reused=self._reused,
             last_seconds=epochs.last_seconds,
             last_abort=epochs.last_abort,
+            recoveries=epochs.recoveries,
+            last_fallback=self._last_fallback,
+            last_recovery_seconds=self.last_recovery_seconds,
         )
 
 

@@ -11,6 +11,7 @@
     ├── LostSenderError                 a process died that had not sent all it had to
     ├── MemberError                     a member's code raised; the runner turns it into TaskError
     └── ProtocolError                   frames lost, repeated or reordered: a defect of the engine
+        └── ReplayError                 a copy that came back has not repeated what it had sent
 
 Each message says what was expected, what was found, and what to do.
 """
@@ -28,6 +29,7 @@ __all__ = [
     "LostSenderError",
     "MemberError",
     "ProtocolError",
+    "ReplayError",
     "TopologyError",
     "TopologyFailedError",
     "TopologyStalledError",
@@ -62,6 +64,10 @@ class LostSenderError(EngineError):
 
 class ProtocolError(EngineError):
     """A frame arrived that the protocol does not allow: a defect of the engine's transport."""
+
+
+class ReplayError(ProtocolError):
+    """A copy that came back alone did not repeat what it had sent: all go back."""
 
 
 class MemberError(EngineError):

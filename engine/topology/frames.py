@@ -33,7 +33,8 @@ class Data(msgspec.Struct, array_like=True, tag="D"):
     """One item. `sender` is the copy index of the sender; rows and nbytes are its credit cost.
 
     `value` is None while the frame travels; the receiving edge sets it before
-    `MemberLoop.receive`.
+    `MemberLoop.receive`. `log` has the steps of the sender that the receiver does not know of yet
+    (`core.determinants`), None when there are none; so have ends and markers.
     """
 
     channel: int
@@ -44,6 +45,7 @@ class Data(msgspec.Struct, array_like=True, tag="D"):
     epoch: int
     meta: Any = None
     value: Any = None
+    log: list[int] | None = None
 
 
 class Credit(msgspec.Struct, array_like=True, tag="C"):
@@ -61,6 +63,7 @@ class End(msgspec.Struct, array_like=True, tag="E"):
     channel: int
     sender: int
     seq: int
+    log: list[int] | None = None
 
 
 class Marker(msgspec.Struct, array_like=True, tag="M"):
@@ -70,6 +73,7 @@ class Marker(msgspec.Struct, array_like=True, tag="M"):
     sender: int
     seq: int
     epoch: int
+    log: list[int] | None = None
 
 
 class Trigger(msgspec.Struct, array_like=True, tag="T"):

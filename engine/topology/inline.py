@@ -8,7 +8,8 @@ With a `seed` the order of steps and of deliveries is drawn at random, frames ma
 way for long, and still each run of the same seed is the same run: tests explore interleavings.
 
 Checkpoints are kept as between processes, by the same coordinator; states are written by this
-thread. Nothing here dies by itself: `crash` stands for the death of a process.
+thread. Nothing here dies by itself: `crash` stands for the death of a process. What that had sent
+and nobody has received is lost then; with a seed, a part of it that is drawn at random.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
 from engine.core.credits import CreditError
-from engine.core.epochs import RollBack, Take
+from engine.core.epochs import Recover, RollBack
 from engine.exceptions import GetTimeoutError
-from engine.topology.coordinator import Coordinator, Start
+from engine.topology.coordinator import Coordinator, Start, Todo
 from engine.topology.errors import (
     DamagedCheckpointError,
     MemberError,
+    ReplayError,
     TopologyError,
     TopologyStalledError,
     expected,
@@ -39,6 +41,7 @@ from engine.topology.loop import MemberLoop
 from engine.topology.member import Member
 from engine.topology.plan import MemberPlan, construct, plan_topology
 from engine.topology.policy import Checkpoints, External
+from engine.topology.rejoin import Rejoin, Unrecoverable, combine
 from engine.topology.snapshot import Handed, Snapshot, SnapshotWriter
 from engine.topology.spec import Topology
 from engine.topology.statefile import read_state
@@ -167,6 +170,11 @@ class InlineHandle(TopologyHandle):
             worked = self._random_action() if self._random else self._round()
             # A poll that said there is nothing more to do may have sent something all the same.
             return self._coordinate() or worked or any(wire.frames for wire in self._wires)
+        except ReplayError as error:  # told in the statistics
+            coordinator = self._with_checkpoints()
+            now = self._clock()
+            self._carry_out(coordinator.on_not_recovered(self._attempt, str(error), now))
+            return True
         except MemberError as error:
             made = task_error(error)
             self._fail(made)
@@ -188,7 +196,7 @@ class InlineHandle(TopologyHandle):
             raise expected("a topology without cycles", "a cycle", "no barrier can align on one")
         self._epoch += 1
         taken = self._snapshots[self._epoch] = {}
-        self._trigger(self._epoch)
+        self._trigger(self._epoch, self.loops)
         while True:
             for loop in self.loops:
                 if loop.ended and loop.plan.copy not in taken:
@@ -226,8 +234,13 @@ class InlineHandle(TopologyHandle):
         """See `TopologyHandle.checkpoint_statistics`."""
         return self._with_checkpoints().statistics()
 
-    def crash(self, story: str = "crashed") -> None:
-        """As if a process had died: everything goes back to the last committed epoch.
+    def crash(self, story: str = "crashed", copy: int | None = None) -> None:
+        """As if a process had died.
+
+        Args:
+            story: how.
+            copy: id of the copy that it ran: comes back alone if that can be. None: all go back
+                to the last committed epoch.
 
         Raises:
             TopologyError: there are no checkpoints.
@@ -235,9 +248,12 @@ class InlineHandle(TopologyHandle):
         """
         coordinator = self._with_checkpoints()
         self._check_usable()
-        attempt = coordinator.statistics().attempt
+        attempt, now = coordinator.statistics().attempt, self._clock()
         try:
-            self._carry_out(coordinator.on_death(attempt, story, self._clock()))
+            if copy is None:
+                self._carry_out(coordinator.on_death(attempt, story, now))
+            else:
+                self._carry_out(coordinator.on_lost(attempt, self._plans[copy], story, now))
         except Exception as error:  # too many deaths, or the outside: it ends the run
             self._fail(error)
             raise
@@ -302,10 +318,18 @@ class InlineHandle(TopologyHandle):
         self.loops = [
             self._make_loop(plan, start, found.get(plan.copy), ended) for plan in self._plans
         ]
+        self._connect()
+
+    def _connect(self) -> None:
         self._incoming = [[w for w in self._wires if w.receiver == p.copy] for p in self._plans]
 
     def _make_loop(
-        self, plan: MemberPlan, start: Start | None, restore: Snapshot | None, ended: set[int]
+        self,
+        plan: MemberPlan,
+        start: Start | None,
+        restore: Snapshot | None,
+        ended: Collection[int],
+        rejoin: Rejoin | None = None,
     ) -> MemberLoop:
         transport = _InlineTransport(plan)
         self._wires.extend(transport.wires.values())
@@ -322,6 +346,8 @@ class InlineHandle(TopologyHandle):
             epoch=0 if start is None else start.epoch,
             restore=restore,
             ended=ended,
+            retain_bytes=None if start is None else start.retain_bytes,
+            rejoin=rejoin,
         )
 
     def _round(self) -> bool:
@@ -373,15 +399,56 @@ class InlineHandle(TopologyHandle):
             except DamagedCheckpointError as error:  # the epoch before it may be whole
                 coordinator.on_damage(start.attempt, str(error), self._clock())
         self._told, self._untold = set(), set()
-        self._writers = {}
         for plan in self._plans:
-            title = f"{plan.name}-{plan.index}"
-            writer = SnapshotWriter(start.directory, plan.copy, title, start.salt, _nothing)
-            if plan.copy in start.states:
-                writer.adopt(start.epoch, start.states[plan.copy])
-            self._writers[plan.copy] = writer
+            self._make_writer(plan, start)
         self._attempt = start.attempt
         self._carry_out(coordinator.begin(self._clock()))
+
+    def _make_writer(self, plan: MemberPlan, start: Start) -> None:
+        title = f"{plan.name}-{plan.index}"
+        writer = SnapshotWriter(start.directory, plan.copy, title, start.salt, _nothing)
+        if plan.copy in start.states:
+            writer.adopt(start.epoch, start.states[plan.copy])
+        self._writers[plan.copy] = writer
+
+    def _recover(self, copy: int) -> None:
+        """One copy has died and comes back alone, or all go back."""
+        coordinator, plan = self._with_checkpoints(), self._plans[copy]
+        start = coordinator.start()
+        self._lose_wires(copy)
+        ended = copy in start.ended
+        peers = [self.loops[peer] for peer in sorted(plan.peers)]
+        answers = [peer.rejoin(copy, start.epoch, ended) for peer in peers]
+        try:
+            rejoin = combine(plan, answers)
+            state = start.states.get(copy)
+            found = None if state is None else read_state(start.directory, state)
+        except Unrecoverable as error:  # counted, and told in the statistics
+            now = self._clock()
+            self._carry_out(coordinator.on_not_recovered(start.attempt, str(error), now))
+            return
+        except DamagedCheckpointError as error:  # the epoch before it may be whole
+            self._carry_out(coordinator.on_damage(start.attempt, str(error), self._clock()))
+            return
+        self.loops[copy] = self._make_loop(plan, start, found, start.ended, rejoin)
+        self._connect()
+        self._make_writer(plan, start)
+        self._told.discard(copy)
+        self._untold.discard(copy)
+        for epoch in coordinator.taken:
+            self._trigger(epoch, [self.loops[copy]])
+
+    def _lose_wires(self, copy: int) -> None:
+        """What the copy had sent arrives as far as chance will have it; nothing reaches it."""
+        for wire in self._wires:
+            if wire.sender == copy:
+                count = 0 if self._random is None else self._random.randint(0, len(wire.frames))
+                for _ in range(count):
+                    self.loops[wire.receiver].receive(wire.frames.popleft())
+        for wire in self._wires:  # with the credit that came back for its last words
+            if wire.receiver == copy:
+                wire.frames.clear()
+        self._wires = [wire for wire in self._wires if wire.sender != copy]
 
     def _coordinate(self) -> bool:
         """See to epochs; whether there was something to do."""
@@ -416,10 +483,13 @@ class InlineHandle(TopologyHandle):
             self._untold.add(copy)
         self._carry_out(coordinator.on_report(self._attempt, copy, report, self._clock()))
 
-    def _carry_out(self, effects: list[Take | RollBack]) -> None:
+    def _carry_out(self, effects: list[Todo]) -> None:
         for effect in effects:
             if isinstance(effect, RollBack):
                 self._restart()
+                continue
+            if isinstance(effect, Recover):
+                self._recover(effect.copy)
                 continue
             self._told -= self._untold  # they try again, once an epoch
             self._untold.clear()
@@ -427,10 +497,10 @@ class InlineHandle(TopologyHandle):
                 loop.on_committed(effect.committed)
                 self._writers[loop.plan.copy].on_committed(effect.committed)
             if not self._with_checkpoints().self_paced:
-                self._trigger(effect.epoch)
+                self._trigger(effect.epoch, self.loops)
 
-    def _trigger(self, epoch: int) -> None:
-        for loop in self.loops:
+    def _trigger(self, epoch: int, loops: list[MemberLoop]) -> None:
+        for loop in loops:
             if loop.plan.is_root and not loop.ended:
                 loop.receive(Trigger(epoch))
 

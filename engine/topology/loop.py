@@ -19,6 +19,11 @@ On a cycle no barrier can align: a marker there is refused, and members close ep
 that nobody waits for it. It is `drained` when its inputs have ended too and all it sent is gone.
 In later epochs its state is its result. A sender that had ended in an epoch sent its end before any
 marker of it, so whoever is restored from that epoch has seen that end and gets no other.
+
+**Coming back alone.** With `retain_bytes` the loop keeps what `engine.topology.rejoin` needs, and
+tells others who come back (`rejoin`). One that comes back itself is given a `Rejoin`: it repeats
+its steps in their old order (`core.determinants`), waiting for the sender whose turn it was, and
+from then on goes by what has arrived, as ever.
 """
 
 from __future__ import annotations
@@ -28,37 +33,21 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from engine.core.credits import CreditError, ReceiveAccount
+from engine.core.determinants import POLL, TRIGGER, Repeat, Steps
 from engine.topology.alignment import Alignment
 from engine.topology.errors import MemberError, ProtocolError, TopologyError, expected
 from engine.topology.frames import Credit, Data, End, Frame, Marker, Transport
+from engine.topology.inlet import Inlet
 from engine.topology.member import Member, MemberContext
 from engine.topology.outbox import Outbox
-from engine.topology.plan import InputPlan, MemberPlan
+from engine.topology.plan import MemberPlan
+from engine.topology.rejoin import Answer, FromReceiver, Rejoin, Unrecoverable
 from engine.topology.snapshot import Handed, Snapshot
 from engine.topology.statistics import BACKPRESSURED, BUSY, IDLE, MemberStatistics, Stopwatch
 
 __all__ = ["MemberLoop"]
 
 SnapshotCallback = Callable[[int, Snapshot, list[Handed]], None]
-
-
-class Inlet:
-    """One sending copy of one input channel, seen by the receiver."""
-
-    __slots__ = ("account", "channel", "copy", "ended", "feedback", "port", "sender", "seq")
-
-    def __init__(self, plan: InputPlan, sender: int, copy: int) -> None:
-        self.channel = plan.channel
-        self.port = plan.port
-        self.feedback = plan.feedback
-        self.sender = sender
-        self.copy = copy
-        self.seq = 0
-        self.ended = False
-        self.account = ReceiveAccount(plan.capacity_rows, plan.capacity_bytes)
-
-    def __repr__(self) -> str:
-        return f"port '{self.port}' copy {self.sender}"
 
 
 class MemberLoop:
@@ -74,6 +63,8 @@ class MemberLoop:
         epoch: the epoch to start in.
         restore: a snapshot to go on from: what `member.restore` gets after `open`.
         ended: ids of copies that had ended in that epoch.
+        retain_bytes: what may be kept for others that come back alone; None: nobody does.
+        rejoin: this copy comes back alone, and this is what the others have said.
 
     Attributes:
         plan, member, context: as given and as made.
@@ -92,6 +83,8 @@ class MemberLoop:
         epoch: int = 0,
         restore: Snapshot | None = None,
         ended: Collection[int] = (),
+        retain_bytes: int | None = None,
+        rejoin: Rejoin | None = None,
     ) -> None:
         self.plan = plan
         self.member = member
@@ -101,27 +94,22 @@ class MemberLoop:
         self._clock = clock
         self._on_snapshot = on_snapshot
         self._restore = restore
-        self._outbox = Outbox(plan, transport, epoch)
-        self._inlets = {
-            p.channel: {s: Inlet(p, s, copy) for s, copy in p.senders} for p in plan.inputs
-        }
-        inlets = self._all_inlets()
+        recovers = retain_bytes is not None
+        self._numbered = inlets = self._make_inlets(epoch, recovers, ended)
         ports = {p.port: len(p.senders) for p in plan.inputs}
         polled = type(member).poll is not Member.poll
+        # One sender and no polls: there is but one order.
+        has_log = recovers and bool(plan.outputs) and (polled or len(inlets) > 1)
+        self._outbox = Outbox(plan, transport, epoch, retain_bytes, Steps() if has_log else None)
         self.context = MemberContext(plan, ports, polled, self._outbox)
         if on_snapshot is not None:
             self.context.on_close_epoch = self._close_epoch
         if restore is not None:
             self.context.is_restored = True
             self.context.counters = dict(restore.counters)
-        for inlet in inlets:
-            inlet.ended = inlet.copy in ended
         self._alignment = Alignment([one for one in inlets if not one.ended], epoch)
         self._has_cycle = any(p.feedback for p in plan.inputs)
-        self._open_senders = ports.copy()
-        for inlet in inlets:
-            self._open_senders[inlet.port] -= inlet.ended
-        self._open_inlets = sum(not inlet.ended for inlet in inlets)
+        self._count_open(ports)
         self._inbox: deque[tuple[Inlet, Frame]] = deque()
         self._feedback_inbox: deque[tuple[Inlet, Frame]] = deque()
         self._feedback_turn = False
@@ -135,6 +123,33 @@ class MemberLoop:
         self._hook = "open"
         self._watch = Stopwatch(clock)
         self._rows_in = self._bytes_in = self._batches_in = 0
+        self._repeat: Repeat | None = None
+        if rejoin is not None:
+            self._resume(rejoin)
+
+    def _make_inlets(self, epoch: int, recovers: bool, ended: Collection[int]) -> list[Inlet]:
+        self._inlets = {
+            p.channel: {s: Inlet(p, s, copy, epoch, recovers) for s, copy in p.senders}
+            for p in self.plan.inputs
+        }
+        inlets = [inlet for senders in self._inlets.values() for inlet in senders.values()]
+        for number, inlet in enumerate(inlets):
+            inlet.number = number
+            inlet.ended = inlet.copy in ended
+        return inlets
+
+    def _count_open(self, ports: dict[str, int]) -> None:
+        self._open_senders = ports.copy()
+        for inlet in self._numbered:
+            self._open_senders[inlet.port] -= inlet.ended
+        self._open_inlets = sum(self._open_senders.values())
+
+    def _resume(self, rejoin: Rejoin) -> None:
+        for inlet in self._numbered:
+            inlet.resume(rejoin.inlets[inlet.channel, inlet.sender])
+        self._outbox.resume(rejoin.outlets)
+        if rejoin.steps and not self.ended:
+            self._repeat = self.context.repeat = Repeat(rejoin.steps)
 
     # --- the edge's side -------------------------------------------------------------------
 
@@ -155,6 +170,8 @@ class MemberLoop:
             if frame.seq != inlet.seq or inlet.ended:  # type: ignore[union-attr]
                 self._refuse(inlet, frame)
             inlet.seq += 1
+            if inlet.known is not None:
+                inlet.learn(frame)  # type: ignore[arg-type]
             if kind is Data:
                 if frame.nbytes:  # type: ignore[union-attr]
                     inlet.account.on_received(frame.rows, frame.nbytes)  # type: ignore[union-attr]
@@ -164,6 +181,8 @@ class MemberLoop:
                 self._discard(inlet, frame)
             elif inlet.feedback:
                 self._feedback_inbox.append((inlet, frame))
+            elif self._repeat is not None:
+                inlet.queue.append(frame)
             else:
                 self._inbox.append((inlet, frame))
         elif kind is Credit:
@@ -224,6 +243,11 @@ class MemberLoop:
         outbox = self._outbox
         busy, idle, backpressured = self._watch.shares()
         queues = (self._inbox, self._feedback_inbox, self._held)
+        counters = dict(self.context.counters)
+        if outbox.given_up:
+            counters["retention_given_up"] = outbox.given_up
+        queued = sum(f.rows for q in queues for _, f in q if type(f) is Data)
+        queued += sum(f.rows for i in self._numbered for f in i.queue if type(f) is Data)
         return MemberStatistics(
             member=self.plan.name,
             index=self.plan.index,
@@ -236,8 +260,8 @@ class MemberLoop:
             busy=busy,
             idle=idle,
             backpressured=backpressured,
-            counters=dict(self.context.counters),
-            queue_rows=sum(f.rows for q in queues for _, f in q if type(f) is Data),
+            counters=counters,
+            queue_rows=queued,
         )
 
     def describe(self) -> str:
@@ -252,7 +276,7 @@ class MemberLoop:
         if self._alignment.pending is not None:
             missing = ", ".join(map(repr, self._alignment.missing()))
             waits.append(f"the marker of epoch {self._alignment.pending} from {missing}")
-        live = [repr(inlet) for inlet in self._all_inlets() if not inlet.ended]
+        live = [repr(inlet) for inlet in self._numbered if not inlet.ended]
         if live:
             waits.append("input or the end from " + ", ".join(live))
         if self._is_polled and not self.ended:
@@ -266,7 +290,7 @@ class MemberLoop:
 
     def accounts(self) -> dict[tuple[int, int], ReceiveAccount]:
         """(channel, sending copy's index) -> credit account, for checks and reports."""
-        return {(i.channel, i.sender): i.account for i in self._all_inlets()}
+        return {(i.channel, i.sender): i.account for i in self._numbered}
 
     # --- one unit of work --------------------------------------------------------------------
 
@@ -280,6 +304,8 @@ class MemberLoop:
                 self._process(*self._feedback_inbox.popleft())
                 return True
             return False
+        if self._repeat is not None:
+            return self._do_again(self._repeat)
         if self._triggers:
             self._on_trigger(self._triggers.popleft())
             return True
@@ -307,7 +333,11 @@ class MemberLoop:
     def _process(self, inlet: Inlet, frame: Frame) -> None:
         if self._alignment.passed and inlet in self._alignment.passed:
             self._held.append((inlet, frame))
-        elif type(frame) is Data:
+            return
+        log = self._outbox.log
+        if log is not None:
+            log.append(inlet.number)
+        if type(frame) is Data:
             rows, nbytes = frame.rows, frame.nbytes
             if frame.epoch != self._alignment.epoch:
                 self._refuse(inlet, frame)
@@ -330,9 +360,13 @@ class MemberLoop:
             return False
         self._wake = None
         self._hook = "poll"
+        context, log = self.context, self._outbox.log
+        if log is not None:
+            log.append(POLL)
         again = bool(self.member.poll())
+        if log is not None and not context.finished and not self._outbox.has_told():
+            log.undo()
         self._poll_due = again
-        context = self.context
         if not again and context.wake_seconds is not None:
             self._wake = self._clock() + context.wake_seconds
             context.wake_seconds = None
@@ -340,6 +374,9 @@ class MemberLoop:
 
     def _return_credit(self, inlet: Inlet, rows: int, nbytes: int) -> None:
         due = inlet.account.on_consumed(rows, nbytes)
+        if due is None and self._repeat is not None:
+            # The order is fixed: a sender must have as much credit as it had when it came about.
+            due = inlet.account.return_all()
         if due is not None:
             credit = Credit(inlet.channel, self.plan.index, due[0], due[1])
             self._transport.send(inlet.copy, credit, None)
@@ -349,11 +386,12 @@ class MemberLoop:
     def _on_end(self, inlet: Inlet) -> None:
         self._open_inlets -= 1
         self._open_senders[inlet.port] -= 1
-        if self._alignment.on_end(inlet):
-            self._complete_epoch()
+        completes = self._alignment.on_end(inlet)
         if self._open_senders[inlet.port] == 0:
             self._hook = "on_end"
             self.member.on_end(inlet.port)
+        if completes:  # an end before any marker belongs to the epoch that is closed
+            self._complete_epoch()
         if self._open_inlets == 0:
             self._hook = "on_all_ended"
             self.member.on_all_ended()
@@ -368,6 +406,7 @@ class MemberLoop:
             one.make_durable()
         self.ended = True
         self._outbox.send_ends()
+        self._outbox.check_repeated()
         for queue in (self._held, self._feedback_inbox, self._inbox):
             while queue:
                 self._discard(*queue.popleft())
@@ -386,6 +425,8 @@ class MemberLoop:
                 f"expected a trigger of an epoch > {self._alignment.epoch} at a copy without "
                 f"inputs, found epoch {epoch} at {self._outbox.owner}"
             )
+        if self._outbox.log is not None:
+            self._outbox.log.append(TRIGGER)
         self._alignment.pending = epoch
         self._complete_epoch()
 
@@ -427,10 +468,13 @@ class MemberLoop:
         """The epoch counts: what was handed over by then is visible and need not be told again."""
         handed = self.context.handed
         handed[:] = [one for one in handed if not 0 < one.epoch <= epoch]
+        self._outbox.on_committed(epoch)
+        for inlet in self._numbered:
+            inlet.forget(epoch)
 
     def waiting_for(self) -> list[Inlet]:
         """The senders that have not ended, as far as has been received."""
-        return [inlet for inlet in self._all_inlets() if not inlet.ended]
+        return [inlet for inlet in self._numbered if not inlet.ended]
 
     def final_snapshot(self) -> tuple[Snapshot, list[Handed]]:
         """What stands for the state of a copy that has ended, and the tokens still to commit."""
@@ -438,10 +482,71 @@ class MemberLoop:
         snapshot = Snapshot(self.result, dict(self.context.counters), ended=True)
         return snapshot, self.context.handed.copy()
 
-    # --- helpers -----------------------------------------------------------------------------
+    # --- copies that come back ---------------------------------------------------------------
 
-    def _all_inlets(self) -> list[Inlet]:
-        return [inlet for senders in self._inlets.values() for inlet in senders.values()]
+    def rejoin(self, copy: int, epoch: int, ended: bool) -> Answer:
+        """Copy `copy` has come back alone and goes on from the beginning of `epoch`.
+
+        All that has come of the old one is received, and the transport reaches the new one.
+        `ended`: the copy had ended by then.
+        """
+        self.on_committed(epoch)
+        inlets = [inlet for inlet in self._numbered if inlet.copy == copy]
+        try:
+            receivers = [self._answer(inlet, epoch, ended) for inlet in inlets]
+            senders = [one.resend(epoch) for one in self._outbox.outlets() if one.copy == copy]
+        except Unrecoverable as error:  # the one who asks has to know
+            return Answer(refused=f"{self.plan.name}[{self.plan.index}]: {error}")
+        return Answer(senders, receivers)
+
+    def _answer(self, inlet: Inlet, epoch: int, ended: bool) -> FromReceiver:
+        if ended:
+            return inlet.dismiss(self.plan.index)
+        if self.ended and not inlet.ended:  # what it would send would be thrown away
+            inlet.ended = True
+            self._open_inlets -= 1
+        return inlet.answer(epoch, self.plan.index, self.ended)
+
+    def _do_again(self, repeat: Repeat) -> bool:
+        """The next one of the steps to be repeated, if what it needs is there."""
+        entry = repeat.entry
+        if entry >= 0:
+            inlet = self._numbered[entry]
+            if not inlet.queue:
+                return False
+            self._process(inlet, inlet.queue.popleft())
+        elif entry == TRIGGER:
+            if not self._triggers:
+                return False
+            self._on_trigger(self._triggers.popleft())
+        else:
+            log = self._outbox.log
+            assert log is not None
+            count = log.count
+            worked = self._poll()
+            if log.count == count:  # nothing has come of it: that was not the one
+                return worked
+        if not repeat.advance() or self.context.finished:
+            self._go_on()
+        return True
+
+    def _go_on(self) -> None:
+        """All is repeated: take up what has come meanwhile."""
+        self._repeat = self.context.repeat = None
+        if not self.context.finished:
+            self._outbox.check_repeated()
+        for inlet in self._numbered:
+            self._inbox.extend((inlet, frame) for frame in inlet.queue)
+            inlet.queue.clear()
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it has come back alone and has not seen or sent again all it had before."""
+        if self._repeat is not None or self._outbox.repeats():
+            return True
+        return any(inlet.seq < inlet.lacks for inlet in self._numbered)
+
+    # --- helpers -----------------------------------------------------------------------------
 
     def _refuse(self, inlet: Inlet, frame: Frame) -> None:
         raise ProtocolError(

@@ -11,8 +11,9 @@ with the name of the member and the copy.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from engine.core.determinants import DECIDED, Repeat
 from engine.topology.errors import TopologyError, expected
 from engine.topology.snapshot import Handed
 
@@ -30,7 +31,18 @@ class Member:
     itself when all of them have ended (`on_end` of the last port, then `on_all_ended`), or
     earlier by `ctx.finish()`. A channel from a member to itself never ends by itself, so such a
     member has to call `ctx.finish()`.
+
+    With checkpoints a copy whose process died may come back alone (`Checkpoints.local`) and do
+    again what it did since the last epoch: `on_batch`, `on_end` and `snapshot` in the same order,
+    and `poll` where it had sent something. It must send the same items then. What a poll sends
+    must follow from the state; a clock may say when, but not what, unless by `ctx.decide`.
+
+    Attributes:
+        replayable: False when that does not hold (it draws at random, asks others, or shares
+            memory): then its death takes all copies back to the last epoch.
     """
+
+    replayable: ClassVar[bool] = True
 
     def open(self, ctx: MemberContext) -> None:
         """Called once before anything else; keep `ctx`.
@@ -111,6 +123,7 @@ class MemberContext:
         "on_close_epoch",
         "outputs",
         "parallelism",
+        "repeat",
         "wake_seconds",
     )
 
@@ -127,6 +140,7 @@ class MemberContext:
         self.finished = False
         self.wake_seconds: float | None = None
         self.is_restored = False
+        self.repeat: Repeat | None = None
         self.is_storing: Callable[[], bool] = _never
         self.on_close_epoch: Callable[[int, Any], None] | None = None
         self.handed: list[Handed] = []
@@ -223,6 +237,31 @@ class MemberContext:
         """
         if self.on_close_epoch is not None:
             self.on_close_epoch(epoch, state)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether this copy has come back alone and does again what it did before it died."""
+        return self.repeat is not None
+
+    @property
+    def decided(self) -> bool:
+        """Whether this call of `poll` repeats one that had called `decide`."""
+        return self.repeat is not None and self.repeat.entry == DECIDED
+
+    def decide(self) -> bool:
+        """Say, in `poll` and before it sends anything, that a clock is about to decide what.
+
+        Returns:
+            Whether it may. Not while the copy repeats what it did before it died: then `decided`
+            says where it did so. Without checkpoints always.
+
+        Raises:
+            TopologyError: this is no call of `poll`, or it has sent something already.
+        """
+        if self.repeat is not None and not self.decided:
+            return False
+        self._outbox.on_decided()
+        return True
 
     def count(self, name: str, n: int = 1) -> None:
         """Add `n` to a counter shown in `handle.statistics()`."""

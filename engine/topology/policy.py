@@ -19,8 +19,9 @@ class Checkpoints:
     """How a topology is kept restartable; given to `Topology.deploy`.
 
     Every copy's state is written to `directory` at the end of each epoch; a death of any process
-    takes all copies back to the last epoch that is complete there, and so does the next start with
-    the same directory. When the topology has ended well, the directory is emptied.
+    takes its copy, or if need be all copies, back to the last epoch that is complete there, and so
+    does the next start with the same directory. When the topology has ended well, the directory is
+    emptied.
 
     Args:
         directory: a path or a ``file:///`` URL; made when it is not there. One topology at a time.
@@ -32,6 +33,13 @@ class Checkpoints:
         restarts: how many deaths within `restart_seconds` are answered by going back; one more is
             an error with their story.
         restart_seconds: see `restarts`.
+        local: whether a single copy that dies comes back alone, while the others go on: it does
+            again what it did since the last epoch, so its code has to do the same for the same
+            input (`Member.replayable`). Where that cannot be (cycles, neighbours that die together,
+            too much to retain), and with False, all copies go back.
+        retain_bytes: what each copy keeps for that of what it has sent since the last epoch.
+            With more in one epoch it keeps nothing until the next one; counted as
+            ``retention_given_up`` in the statistics of the copy.
         resume: None: go on from what the directory holds, if it holds something of the same
             topology; True: it must; False: begin anew and remove what it holds.
         fingerprint: what the topology computes, beyond members and channels: a checkpoint of
@@ -47,6 +55,10 @@ class Checkpoints:
     timeout: float = 60.0
     restarts: int = 10
     restart_seconds: float = 60.0
+    local: bool = True
+    # Two epochs of a second (the last, and the one under way) at 32 MB/s a copy. What is retained
+    # is memory that is not used again at once: far beyond such a rate it costs more than it saves.
+    retain_bytes: int = 64 << 20
     resume: bool | None = None
     fingerprint: str = ""
 
@@ -61,6 +73,8 @@ class Checkpoints:
                 (self.timeout, self.restart_seconds, self.restarts),
                 "leave them out for the defaults",
             )
+        if self.retain_bytes < 0:
+            raise expected("retain_bytes >= 0", self.retain_bytes, "local=False retains nothing")
         directory_of(self.directory)
 
 
@@ -101,6 +115,9 @@ class External:
 
     def undo(self, epoch: int) -> None:
         """No copy runs: remove what was prepared and not committed.
+
+        Not called when one copy comes back alone: it prepares the same things again, under the
+        same names if those follow from its state.
 
         The copies start again from the end of `epoch` (0: from the beginning), if they do.
         """

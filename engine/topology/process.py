@@ -8,6 +8,9 @@ that one is needed.
 A snapshot is stored by a helper thread, which wakes this one; its report is the answer to the
 coordinator's standing call (`report`). Frames of another attempt are dropped and counted: their
 sender was ended for good, but what it had sent may still be on its way.
+
+When another copy comes back alone, `rejoin` tells of it, and where its new process is. Whatever of
+the old one comes after that is dropped, for the new one is told what had come until then.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Any
 import msgspec
 
 from engine.core.messages import ChannelFrame
+from engine.exceptions import ObjectLostError
 from engine.runtime.client import Runtime
 from engine.runtime.execution import Deferred
 from engine.runtime.worker import current_worker
@@ -29,10 +33,11 @@ from engine.store.refs import ObjectRef
 from engine.topology.coordinator import Start
 from engine.topology.durable import Lock
 from engine.topology.errors import LostSenderError, MemberError, task_error
-from engine.topology.frames import Data, Frame, Trigger
+from engine.topology.frames import Credit, Data, Frame, Trigger
 from engine.topology.loop import MemberLoop
 from engine.topology.member import Member
 from engine.topology.plan import MemberPlan, construct
+from engine.topology.rejoin import Answer, Rejoin, Unrecoverable
 from engine.topology.snapshot import Snapshot, SnapshotWriter
 from engine.topology.statefile import read_state
 from engine.topology.statistics import MemberStatistics
@@ -73,6 +78,11 @@ class MemberActor:
         self._end_stored = False
         self._end_retry: float | None = None  # when storing the end is tried again
         self._stale = 0
+        self._is_local = False  # copies may come back alone
+        self._copies = {(p.channel, s): copy for p in plan.inputs for s, copy in p.senders}
+        self._fenced: set[bytes] = set()  # processes whose copies have come back in others
+        self._torn: set[int] = set()  # dead copies of whose last items the first ones are lost
+        self._catching_up: Deferred | None = None
         self._failed = False
         self._last: tuple[Any, Any] = (None, None)
         self._polled = 0.0
@@ -90,20 +100,20 @@ class MemberActor:
                     self._runtime.open_line(addresses[copy])
             self._runtime.reactor.flush()
 
-    def start(self, start: Start | None = None) -> Deferred:
-        """Make the member and run it, from its checkpoint if there is one.
+    def start(self, start: Start | None = None, rejoin: Rejoin | None = None) -> Deferred:
+        """Make the member and run it, from its checkpoint if there is one; `rejoin`: alone.
 
         Answered with (result, tokens still to commit) when the member has ended, nobody sends to it
         any more, and all it sent is on its way.
         """
         self._done = Deferred()
         try:
-            self._loop = self._make_loop(start)
+            self._loop = self._make_loop(start, rejoin)
         except MemberError as error:
             raise task_error(error) from error.__cause__
         return self._done
 
-    def _make_loop(self, start: Start | None) -> MemberLoop:
+    def _make_loop(self, start: Start | None, rejoin: Rejoin | None) -> MemberLoop:
         plan = self._plan
         if start is None:
             return MemberLoop(plan, construct(plan), self, perf_counter)
@@ -125,7 +135,10 @@ class MemberActor:
             epoch=start.epoch,
             restore=found,
             ended=start.ended,
+            retain_bytes=start.retain_bytes,
+            rejoin=rejoin,
         )
+        self._is_local = start.retain_bytes is not None
         loop.context.is_storing = self._is_storing
         return loop
 
@@ -149,6 +162,36 @@ class MemberActor:
         self._writer.on_committed(committed)
         if begin and self._plan.is_root and not self._loop.ended:
             self._loop.receive(Trigger(epoch))
+
+    def committed(self, epoch: int) -> None:
+        """Nobody goes back behind the beginning of `epoch`."""
+        assert self._loop is not None
+        self._loop.on_committed(epoch)
+
+    def rejoin(self, copy: int, address: bytes, epoch: int, ended: bool) -> Answer:
+        """A copy that we have a channel with has died and comes back alone, in another process.
+
+        See `MemberLoop.rejoin`.
+        """
+        loop, runtime = self._loop, self._runtime
+        if loop is None or self._failed:
+            raise Unrecoverable(f"{self._plan.name}[{self._plan.index}] does not run")
+        with runtime.lock:
+            self._fenced.add(self._addresses[copy])
+        self._take_in(loop)
+        self._torn.discard(copy)
+        with runtime.lock:
+            self._addresses[copy] = address
+            if runtime.id < address:
+                runtime.open_line(address)
+        return loop.rejoin(copy, epoch, ended)
+
+    def caught_up(self) -> Deferred | None:
+        """Answered when the copy, which has come back alone, is where the one before it was."""
+        if self._loop is None or not self._loop.repeats:
+            return None
+        self._catching_up = Deferred()
+        return self._catching_up
 
     def statistics(self) -> MemberStatistics | None:
         """What the member has done so far; None before it starts."""
@@ -206,7 +249,7 @@ class MemberActor:
 
     def receive(self, peer: bytes, message: ChannelFrame) -> None:
         """A frame has arrived; under the lock, maybe on another thread."""
-        if message.topology == self._topology:
+        if message.topology == self._topology and peer not in self._fenced:
             self._raw.append(message)
         else:
             self._stale += 1
@@ -234,14 +277,11 @@ class MemberActor:
             self._raw.clear()
             return False
         try:
-            raw = self._raw
-            while raw:
-                item = raw.popleft()
-                if isinstance(item, bytes):
-                    self._check_senders(item)
-                else:
-                    loop.receive(self._unpack(item))
+            self._take_in(loop)
             worked = loop.step()
+            if self._catching_up is not None and not loop.repeats:
+                catching, self._catching_up = self._catching_up, None
+                catching.set(None)
             if self._has_report():
                 self._tell()
         except Exception as error:  # whatever it is, it ends the topology with this as the reason
@@ -254,8 +294,21 @@ class MemberActor:
             self._serve()
         return worked
 
+    def _take_in(self, loop: MemberLoop) -> None:
+        raw = self._raw
+        while raw:
+            item = raw.popleft()
+            if isinstance(item, bytes):
+                self._check_senders(item)
+            else:
+                frame = self._unpack(item)
+                if frame is not None:
+                    loop.receive(frame)
+
     def _check_senders(self, gone: bytes) -> None:
         assert self._loop is not None
+        if self._is_local:
+            return  # the supervisor hears of it too, and brings it back or ends us all
         waiting = [
             one for one in self._loop.waiting_for() if self._addresses.get(one.copy) == gone
         ]
@@ -312,13 +365,20 @@ class MemberActor:
             with reactor.lock:
                 reactor.flush()
 
-    def _unpack(self, item: ChannelFrame | tuple[Frame, Any]) -> Frame:
+    def _unpack(self, item: ChannelFrame | tuple[Frame, Any]) -> Frame | None:
         if isinstance(item, tuple):
             frame, value = item
             if type(frame) is Data:
                 frame.value = value
             return frame
         frame = _decode(item.body)
+        if (
+            self._torn
+            and not isinstance(frame, Credit | Trigger)
+            and self._copies[frame.channel, frame.sender] in self._torn
+        ):
+            self._stale += 1
+            return None
         packed = item.value
         if packed is not None:
             assert isinstance(frame, Data)
@@ -326,7 +386,16 @@ class MemberActor:
             if item.loan:
                 self._runtime.accept_loan(item.loan)
                 pin = ObjectRef(item.loan)
-            frame.value = self._runtime.values.materialise(packed, pin)
+            try:
+                frame.value = self._runtime.values.materialise(packed, pin)
+            except ObjectLostError:
+                copy = self._copies[frame.channel, frame.sender]
+                if not self._is_local or not self._runtime.owner.is_dead(self._addresses[copy]):
+                    raise
+                # Its memory went with it: as if this item, and what follows it, had never come.
+                self._torn.add(copy)
+                self._stale += 1
+                return None
         return frame
 
     def _fail(self, error: Exception) -> None:

@@ -69,6 +69,11 @@ class CheckpointStatistics:
         states_reused: states that had not changed since the epoch before and were not written.
         last_seconds: what the last committed epoch took, from asking the copies to its commit.
         last_abort: why the last aborted epoch was; "" if none was.
+        recoveries: deaths after which one copy was to come back alone; those in which that could
+            not be are among the rollbacks as well.
+        last_fallback: why it could not the last time; "" if it always could.
+        last_recovery_seconds: what the last one took that came back alone, from hearing of its
+            death until it had done again what it had done before.
     """
 
     attempt: int
@@ -82,6 +87,9 @@ class CheckpointStatistics:
     states_reused: int
     last_seconds: float
     last_abort: str
+    recoveries: int = 0
+    last_fallback: str = ""
+    last_recovery_seconds: float = 0.0
 
 
 class Stopwatch:

@@ -1,9 +1,12 @@
 """A topology in processes with checkpoints: the thread that runs its coordinator.
 
 The thread waits on one queue: answers of the copies (and with them news of their deaths), what the
-user asks for, and the coordinator's next date. It starts the copies, and after a death ends them
-all and starts them again from the last committed epoch: every process anew, which costs a fork, and
-leaves nothing of the old attempt to reason about.
+user asks for, and the coordinator's next date. It starts the copies. After a death it brings that
+copy back alone if that can be, and the others go on. Else it ends them all and starts them again
+from the last committed epoch: every process anew, which costs a fork, and leaves nothing of the old
+attempt to reason about.
+
+Each start of a copy is a *birth*; what is heard of an earlier one is dropped.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any
 
-from engine.core.epochs import RollBack, Take
+from engine.core.epochs import Recover, RollBack
 from engine.exceptions import (
     ActorError,
     EngineError,
@@ -28,10 +31,11 @@ from engine.exceptions import (
 from engine.session import runtime
 from engine.store.refs import ObjectRef
 from engine.topology.attempt import Attempt
-from engine.topology.coordinator import Coordinator
+from engine.topology.coordinator import Coordinator, Todo
 from engine.topology.errors import (
     DamagedCheckpointError,
     LostSenderError,
+    ReplayError,
     TopologyError,
     expected,
 )
@@ -89,6 +93,9 @@ class SupervisedHandle(TopologyHandle):
         self._coordinator = Coordinator(topology, plans, policy, external, perf_counter())
         self._attempt: Attempt | None = None
         self._number = 0
+        self._births = [0] * len(plans)
+        self._catching: dict[int, tuple[float, float]] = {}  # copy -> its death, its last date
+        self._told = 0  # the committed epoch that the copies know of
         self._results: dict[int, Any] = {}
         self._waiters: list[tuple[tuple[int, int], Future[int]]] = []
         self._ended = threading.Event()
@@ -227,8 +234,12 @@ class SupervisedHandle(TopologyHandle):
 
     def _next(self) -> None:
         """Do the next thing: what has happened, or what is due."""
+        self._check_catching()
         due = self._coordinator.due()
         seconds = _IDLE_SECONDS if due is None else due - perf_counter()
+        if self._catching:
+            last = min(last for _death, last in self._catching.values())
+            seconds = min(seconds, last - perf_counter())
         try:
             event = self._events.get(timeout=max(0.0, seconds))
         except Empty:
@@ -242,20 +253,29 @@ class SupervisedHandle(TopologyHandle):
         event()
         if not self._coordinator.finished:
             self._carry_out(self._coordinator.tick(perf_counter()))
+            self._tell_committed()
         self._settle_waiters()
+
+    def _tell_committed(self) -> None:
+        """Have the copies drop what they kept for those that might have gone further back."""
+        committed = self._coordinator.committed
+        if self._coordinator.is_local and committed != self._told and self._attempt is not None:
+            self._told = committed
+            self._attempt.committed(committed)
 
     def _restart(self) -> None:
         """Start all copies from the last committed epoch, again if some die meanwhile."""
         while not self._stop_asked:
             self._end_attempt()
+            self._births = [birth + 1 for birth in self._births]
+            self._catching.clear()
             start = self._coordinator.prepare()
             self._number = start.attempt
             try:
-                self._attempt = attempt = Attempt(self._plans, start)
-                for index, ref in enumerate(attempt.running):
-                    self._listen(ref, partial(self._on_ran, start.attempt, index))
+                self._attempt = Attempt(self._plans, start)
+                self._told = start.epoch
                 for index in range(len(self._plans)):
-                    self._ask(start.attempt, index)
+                    self._attend(index)
                 self._carry_out(self._coordinator.begin(perf_counter()))
                 return
             except _DEATHS as error:
@@ -267,11 +287,48 @@ class SupervisedHandle(TopologyHandle):
         if attempt is not None:
             attempt.end(wait=True)
 
-    def _carry_out(self, effects: list[Take | RollBack]) -> None:
+    def _recover(self, copy: int) -> None:
+        """Bring one copy back, or all if that cannot be."""
+        attempt, coordinator, began = self._attempt, self._coordinator, perf_counter()
+        assert attempt is not None
+        self._results.pop(copy, None)
+        self._births[copy] += 1
+        try:
+            attempt.revive(copy, coordinator.start(), coordinator.taken)
+        except EngineError as error:  # whatever it is: the rollback starts from nothing
+            self._check_engine(error)
+            self._not_recovered(_first_line(error))
+            return
+        self._catching[copy] = began, began + coordinator.policy.timeout
+        self._attend(copy)
+        birth = self._births[copy]
+        self._listen(attempt.caught_up(copy), partial(self._on_caught_up, birth, copy))
+
+    def _not_recovered(self, why: str) -> None:
+        now = perf_counter()
+        self._carry_out(self._coordinator.on_not_recovered(self._number, why, now))
+
+    def _on_caught_up(self, birth: int, copy: int, future: Future[Any]) -> None:
+        if birth == self._births[copy] and future.exception() is None:
+            began, _last = self._catching.pop(copy)
+            self._coordinator.last_recovery_seconds = perf_counter() - began
+
+    def _check_catching(self) -> None:
+        for copy, (_began, last) in self._catching.items():
+            if perf_counter() >= last:
+                plan, seconds = self._plans[copy], self._coordinator.policy.timeout
+                self._not_recovered(
+                    f"{plan.name}[{plan.index}] did not catch up within {seconds:g} s"
+                )
+                return
+
+    def _carry_out(self, effects: list[Todo]) -> None:
         for effect in effects:
             if isinstance(effect, RollBack):
                 self._results.clear()
                 self._restart()
+            elif isinstance(effect, Recover):
+                self._recover(effect.copy)
             elif self._attempt is not None:
                 begin = not self._coordinator.self_paced
                 self._attempt.trigger(effect.epoch, effect.committed, begin)
@@ -282,36 +339,49 @@ class SupervisedHandle(TopologyHandle):
         """Have `handle` called on this thread when the answer is there."""
         ref.future().add_done_callback(lambda future: self._events.put(partial(handle, future)))
 
-    def _ask(self, number: int, index: int) -> None:
+    def _attend(self, index: int) -> None:
+        """Listen to a copy that has been started."""
         assert self._attempt is not None
-        self._listen(self._attempt.report(index), partial(self._on_report, number, index))
+        birth = self._births[index]
+        self._listen(self._attempt.running[index], partial(self._on_ran, birth, index))
+        self._ask(index)
 
-    def _on_ran(self, number: int, index: int, future: Future[Any]) -> None:
-        if number != self._number:
-            return  # the death of an attempt that was ended
+    def _ask(self, index: int) -> None:
+        assert self._attempt is not None
+        ref = self._attempt.report(index)
+        self._listen(ref, partial(self._on_report, self._births[index], index))
+
+    def _on_ran(self, birth: int, index: int, future: Future[Any]) -> None:
+        if birth != self._births[index]:
+            return  # the death of one that was ended, or is back already
         error = future.exception()
         if error is not None:
-            self._on_error(number, error)
+            self._on_error(index, error)
             return
         self._results[self._plans[index].copy] = future.result()[0]
         if len(self._results) == len(self._plans) and not self._coordinator.finished:
             self._carry_out(self._coordinator.request(perf_counter()))
 
-    def _on_report(self, number: int, index: int, future: Future[Any]) -> None:
-        if number != self._number:
+    def _on_report(self, birth: int, index: int, future: Future[Any]) -> None:
+        if birth != self._births[index]:
             return
         error = future.exception()
         if error is not None:
-            self._on_error(number, error)
+            self._on_error(index, error)
             return
-        self._ask(number, index)
+        self._ask(index)
         copy, now = self._plans[index].copy, perf_counter()
-        self._carry_out(self._coordinator.on_report(number, copy, future.result(), now))
+        self._carry_out(self._coordinator.on_report(self._number, copy, future.result(), now))
 
-    def _on_error(self, number: int, error: BaseException) -> None:
-        now = perf_counter()
+    def _on_error(self, index: int, error: BaseException) -> None:
+        number, now, plan = self._number, perf_counter(), self._plans[index]
         if isinstance(error, DamagedCheckpointError):
             self._carry_out(self._coordinator.on_damage(number, _first_line(error), now))
+        elif isinstance(error, ReplayError):
+            self._not_recovered(_first_line(error))
+        elif isinstance(error, ActorError):
+            self._check_engine(error)
+            self._carry_out(self._coordinator.on_lost(number, plan, _first_line(error), now))
         elif isinstance(error, _DEATHS):
             self._check_engine(error)
             self._carry_out(self._coordinator.on_death(number, _first_line(error), now))

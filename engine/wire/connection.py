@@ -187,7 +187,10 @@ class Connection:
 
     def receive_some(self) -> list[Any]:
         """Messages of one read on a socket that is (for once) blocking: for the handshake."""
-        data = self._read()
+        try:
+            data = self._read()
+        except ConnectionResetError:  # it has died with something of ours unread
+            data = b""
         if not data:
             self.closed = True
             raise ConnectionClosed(f"process {self.peer.hex()} closed the connection")

@@ -150,12 +150,15 @@ class PreAggregateOperator(Operator):
         self.forward_watermark(watermark)
 
     def snapshot(self) -> Any:
-        """The watermark: without it rows that are late would be aggregated as if they were not."""
-        return None if self._watermark == MIN_WATERMARK else self._watermark
+        """The watermark: without it rows that are late would be aggregated as if they were not.
+
+        And whether it is turned off: a copy that comes back alone has to send the same as before.
+        """
+        return self._watermark, self._rows_until_retry
 
     def restore(self, state: Any) -> None:
-        """Take over the watermark."""
-        self._watermark = int(state)
+        """Go on from a snapshot."""
+        self._watermark, self._rows_until_retry = state
 
 
 class WindowOperator(Operator):

@@ -41,7 +41,14 @@ class Reader(ABC):
 
     @abstractmethod
     def seek(self, position: Any) -> None:
-        """Continue from a position that `position` reported; the same rows follow."""
+        """Continue from a position that `position` reported; the same rows follow.
+
+        In the same batches, if a copy that dies is to come back alone (`Checkpoints.local`).
+        """
+
+    def hurry(self, is_repeating: bool) -> None:
+        """Whether the next rows were read before and are only read again: no rate counts then."""
+        return None
 
     def close(self) -> None:
         """Release files and connections; called once, after the last read."""

@@ -120,12 +120,13 @@ class _GenerateReader(Reader):
         self._columns = columns
         self._rate = rate
         self._began: float | None = None
+        self._hurries = False
 
     def read(self) -> pa.RecordBatch | Pause | None:
         start, n = self._source.bounds(self._block)
         if n == 0:
             return None
-        if self._rate is not None:
+        if self._rate is not None and not self._hurries:
             now = time.monotonic()
             if self._began is None:
                 # After a seek the clock starts at the events that are due next.
@@ -138,6 +139,10 @@ class _GenerateReader(Reader):
 
     def position(self) -> int:
         return self._block
+
+    def hurry(self, is_repeating: bool) -> None:
+        self._hurries = is_repeating
+        self._began = None
 
     def seek(self, position: int) -> None:
         self._block = position

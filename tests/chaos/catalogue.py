@@ -11,6 +11,7 @@ from tests.chaos import (
     flows,
     fuzz,
     kills,
+    losses,
     points,
     pressure,
     seeds,
@@ -20,5 +21,5 @@ from tests.chaos.trial import TRIALS
 
 __all__ = ["MODULES", "TRIALS"]
 
-MODULES = [clocks, corruption, crashes, descriptors, disks, flows, fuzz, kills, points]
-MODULES += [pressure, seeds, suites]
+MODULES = [clocks, corruption, crashes, descriptors, disks, flows, fuzz, kills, losses]
+MODULES += [points, pressure, seeds, suites]

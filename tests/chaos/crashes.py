@@ -25,7 +25,7 @@ from tests.topology import test_checkpoint as checkpoints
 
 __all__ = ["Disk", "Recorder", "commit_crashes"]
 
-EPOCHS = 4
+EPOCHS = 3
 Operation = tuple[Any, ...]
 
 
@@ -207,7 +207,7 @@ def crashed(operations: list[Operation], draw: Random) -> Iterator[tuple[int, di
         yield number, disk.after_a_crash(draw)
 
 
-@trial("R18", unit="disks", short=200, long=20_000, minutes=2)
+@trial("R18", unit="disks", short=150, long=20_000, minutes=2)
 def commit_crashes(count: int) -> Found:
     """Power is lost after each operation of a commit, with what was not synced there or not."""
     draw, done = dice(51), 0

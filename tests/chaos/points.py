@@ -83,7 +83,7 @@ POINTS: dict[str, Any] = {
 }
 
 
-@trial("R5", unit="deaths", short=10, long=1000, minutes=2)
+@trial("R5", unit="deaths", short=5, long=1000, minutes=2)
 def task_points(count: int) -> Found:
     """Workers die at each named point of a task; the result comes all the same."""
     draw, wrong, back = dice(21), Counter[str]({"wrong results": 0, "nobody died": 0}), []
@@ -138,7 +138,7 @@ class Mortal:
 ARMS = (("before",), ("after",), ("checkpoint",), ("before", "restore"), ("checkpoint", "restore"))
 
 
-@trial("R6", unit="deaths", short=10, long=1000, minutes=2)
+@trial("R6", unit="deaths", short=7, long=1000, minutes=2)
 def actor_points(count: int) -> Found:
     """An actor dies before and after a change, while it saves and while it restores its state."""
     draw, wrong, back = dice(22), Counter[str]({"wrong answers": 0, "nobody died": 0}), []

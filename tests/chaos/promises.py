@@ -48,8 +48,8 @@ PROMISES = [
     ),
     Promise("R7", "whole node silent", "suspected in 2 s, dead in 5 s", _HOSTS, whole=True),
     Promise(
-        "R8", "lost objects", "rebuilt by running again what made them",
-        "1 GiB of a lost host: " + _HOSTS,
+        "R8", "lost objects", "1 GiB is made again by running what made it; the values are right",
+        "what a lost host had: " + _HOSTS,
     ),
     Promise(
         "R9", "head `kill -9`",

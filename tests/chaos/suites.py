@@ -9,8 +9,8 @@ import sys
 from tests.chaos.trial import Found, trial
 from tests.layout import ROOT
 
-__all__ = ["full_disks", "graph_kills", "local_only", "overtaken", "poison", "reruns"]
-__all__ += ["run_tests", "stream_kills"]
+__all__ = ["full_disks", "graph_kills", "handlers", "local_only", "overtaken", "poison"]
+__all__ += ["reruns", "run_tests", "stream_kills"]
 
 # Of the runner itself, in seconds: each test has its own limit, and a trial one for all.
 _SECONDS = 4 * 3600
@@ -75,3 +75,16 @@ def reruns(count: int) -> Found:
     """All tests of the tree, again and again: none may fail once."""
     found = run_tests("-x", times=count)
     return Found(count, found.wrong, {"tests passed": found.count}, note=found.note)
+
+
+@trial("R27", unit="handlers", short=0, long=1, minutes=20)
+def handlers(_count: int) -> Found:
+    """Every body of an `except` of the engine is run by some test."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.handlers"], cwd=ROOT, capture_output=True, text=True,
+        check=False, timeout=_SECONDS,
+    )  # fmt: skip
+    ran, there = re.findall(r"(\d+) of (\d+) except bodies", done.stdout)[-1]
+    never = re.findall(r"^(\S+:\d+): never run", done.stdout, re.M)
+    wrong = {"never run": int(there) - int(ran)}
+    return Found(int(ran), wrong, note=", ".join(never), complete=True)

@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,34 @@ def bytes_live() -> int:
     with runtime.lock:
         runtime.drain()
     return runtime.values.bytes_live()
+
+
+@contextlib.contextmanager
+def interrupt_in(function: str) -> Iterator[None]:
+    """Raise KeyboardInterrupt in this thread (the main one) once it waits in a function so named.
+
+    Given up when the block ends.
+    """
+    main, ended = threading.main_thread().ident, threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_POLL_SECONDS):
+            frame = sys._current_frames().get(main or 0)
+            names = []
+            while frame is not None:
+                names.append(frame.f_code.co_name)
+                frame = frame.f_back
+            if {function, "wait_until"} <= set(names):
+                signal.pthread_kill(main or 0, signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def run_script(text: str, folder: Path, *args: str, **popen: Any) -> subprocess.Popen[str]:

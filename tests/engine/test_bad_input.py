@@ -372,8 +372,8 @@ print(json.dumps(rows))
         "ValueError: resources={'CPU'",
         "ValueError: resources={'x'",
         "ValueError: object_store_memory=5",
-        "ConnectionError: no cluster",
-        "ConnectionError: no cluster",
+        "ConnectionError: address='10.0.0.1:1': nodes on several hosts are not there yet",
+        "ConnectionError: no node",
         "TypeError: init() got an unexpected keyword",
         "ValueError: num_gpus=0.5: expected whole devices",
         "ValueError: num_cpus=nan: expected",
@@ -395,7 +395,7 @@ print(json.dumps(rows))
         "TypeError: resources=[1]: expected a dict",
         "ValueError: object_store_memory='1GB': expected bytes",
         "ValueError: on_full='wait': expected 'block' or 'raise'",
-        "ConnectionError: no cluster",
+        "TypeError: address=5: expected a string or None",
     ]
     for row, start in zip(rows, wanted, strict=True):
         assert row.startswith(start)

@@ -122,6 +122,10 @@ class Looped(Counting):
     async def leave_group(self) -> None:
         raise SystemExit(4)
 
+    @engine.method(concurrency_group="io")
+    async def leave_from_a_task(self) -> None:
+        await asyncio.create_task(self.leave_group())
+
 
 def settle(actor: Any, expected: dict[str, int]) -> dict[str, int]:
     """Wait until so many calls run in each group; the most there ever were."""
@@ -205,9 +209,10 @@ def test_cancel_in_a_group(cluster: Any, tmp_path: Path) -> None:
     assert cluster.get([refs[1], refs[2]], timeout=SECONDS) == ["engine-group-io"] * 2
 
 
-def test_exit_from_a_group_ends_the_actor(cluster: Any) -> None:
+@pytest.mark.parametrize("how", ["leave_group", "leave_from_a_task"])
+def test_exit_from_a_group_ends_the_actor(cluster: Any, how: str) -> None:
     with pytest.raises(exceptions.ActorDiedError, match="code 4"):
-        cluster.get(Looped.remote().leave_group.remote(), timeout=SECONDS)
+        cluster.get(getattr(Looped.remote(), how).remote(), timeout=SECONDS)
 
 
 def test_groups_are_known_to_handles_that_travel(cluster: Any) -> None:

@@ -7,7 +7,17 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.core.epochs import Abort, Commit, Effect, Epochs, GiveUp, RollBack, Store, Take
+from engine.core.epochs import (
+    Abort,
+    Commit,
+    Effect,
+    Epochs,
+    GiveUp,
+    Recover,
+    RollBack,
+    Store,
+    Take,
+)
 
 COPIES = (0, 1, 2)
 
@@ -104,6 +114,37 @@ def test_a_death_takes_all_back_and_nothing_of_the_old_attempt_counts() -> None:
     assert epochs.tick(4.0) == [Take(3, 1)]
     assert epochs.on_durable(1, 1, 3, "of a ghost", 4.1) == []
     assert len(report_all(epochs, 3, 4.2)) == 1
+
+
+def test_one_that_comes_back_alone_reports_again() -> None:
+    epochs = machine(restarts=2, restart_seconds=10.0)
+    epochs.begin(0.0)
+    [take] = epochs.request(1.0)
+    assert take == Take(1, 0)
+    first, *others = sorted(COPIES)
+    assert epochs.on_durable(1, first, 1, "before", 1.1) == []
+    assert epochs.on_lost(1, first, "killed", 1.2) == [Recover(first, 0)]
+    for copy in others:
+        assert epochs.on_durable(1, copy, 1, "state", 1.3) == []
+    [store] = epochs.on_durable(1, first, 1, "again", 1.4)
+    assert isinstance(store, Store)
+    assert store.reports[first] == "again"
+    # A manifest is being written that names its state: it must not go back behind that.
+    assert epochs.on_lost(1, first, "killed", 1.5) == [Abort(1, "killed"), RollBack(2, 0)]
+    epochs.begin(2.0)
+    assert epochs.on_lost(1, first, "of the same attempt", 2.1) == []
+    [end] = epochs.on_lost(2, first, "the third", 2.2)
+    assert isinstance(end, GiveUp)
+    assert (epochs.recoveries, epochs.rollbacks) == (1, 1)
+
+
+def test_one_that_cannot_come_back_alone_has_died_once() -> None:
+    epochs = machine(restarts=1, restart_seconds=10.0)
+    epochs.begin(0.0)
+    assert epochs.on_lost(1, 1, "killed", 1.0) == [Recover(1, 0)]
+    assert epochs.on_not_recovered(1, "its neighbour died", 1.1) == [RollBack(2, 0)]
+    assert epochs.on_not_recovered(1, "late news", 1.2) == []
+    assert (epochs.recoveries, epochs.rollbacks) == (1, 1)
 
 
 def test_too_many_deaths_in_a_while_are_the_end_and_their_story_is_told() -> None:

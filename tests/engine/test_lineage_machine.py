@@ -9,7 +9,17 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.core.dispatch import Task
-from engine.core.lineage import DISABLED, EVICTED, GONE, NO_RETRIES, PUT, SPENT, Lineage, Record
+from engine.core.lineage import (
+    CROWDED_OUT,
+    DISABLED,
+    EVICTED,
+    GONE,
+    NO_RETRIES,
+    PUT,
+    SPENT,
+    Lineage,
+    Record,
+)
 from engine.core.messages import Call
 
 few = st.integers(0, 30)
@@ -192,6 +202,22 @@ def test_a_long_chain_goes_at_once() -> None:
     book.forget(before)
     assert not book._records
     assert book.nbytes == 0
+
+
+def test_values_held_are_given_up_when_there_is_no_room_at_all() -> None:
+    book = Lineage(1 << 20)
+    results = ids(6)
+    for at, one in enumerate(results):
+        needs = {b"put%d" % at: (None, 1000)} if at % 2 else {}
+        book.keep(task_of(1, [one]), None, {one}, needs, 0)
+    book.give_up(1500)
+    assert [type(book.known[one]) is Record for one in results] == [
+        *(True, False, True, False, True, True)
+    ]
+    assert book.why_not(results[1]) == CROWDED_OUT
+    book.give_up(1 << 30)
+    assert not book._held
+    assert len(book._records) == 3
 
 
 def test_the_oldest_is_forgotten_with_what_it_held() -> None:

@@ -21,16 +21,23 @@ CONFIG = Config(store_wait_seconds=10.0, store_patience_seconds=0.2, spill_batch
 class Book:
     """The machine with its edge, and short ways to speak to it."""
 
-    def __init__(self, pages: int = 100, config: Config = CONFIG) -> None:
+    def __init__(self, pages: int = 100, config: Config = CONFIG, reserve: int = 0) -> None:
         self.edge = Edge()
-        self.book = SegmentBook(pages * PAGE, self.edge)
+        self.book = SegmentBook(pages * PAGE, self.edge, reserve=reserve * PAGE)
         self.machine = Pressure(self.book, self.edge, config)
         self.numbers = 0
 
-    def ask(self, process: bytes, pages: int, hurry: int = IF_SOON, now: float = 0.0) -> int:
+    def ask(
+        self,
+        process: bytes,
+        pages: int,
+        hurry: int = IF_SOON,
+        now: float = 0.0,
+        recovery: bool = False,
+    ) -> int:
         self.numbers += 1
         size = pages * PAGE
-        self.machine.on_request(process, self.numbers, size, size, hurry, now)
+        self.machine.on_request(process, self.numbers, size, size, hurry, now, recovery)
         return self.numbers
 
     def answer(self, process: bytes, now: float = 0.0, **given: Any) -> None:
@@ -66,6 +73,21 @@ def test_near_the_limit_less_is_given_than_wished_for() -> None:
     book.ask(A, 60)
     book.machine.on_request(B, 7, PAGE, 64 * PAGE, IF_SOON, 0.0)
     assert book.edge.attached[B, 7][1] == 40 * PAGE
+
+
+def test_the_reserve_is_for_what_was_lost() -> None:
+    book = Book(reserve=10)
+    segments = [book.edge.attached[A, book.ask(A, 50)][0] for _ in range(2)]
+    waits = book.ask(B, 5, AT_ALL)
+    assert not book.granted(B, waits)
+    assert book.granted(C, book.ask(C, 8, recovery=True)), "beyond the limit, past who waits"
+    large = book.ask(C, 60, AT_ALL, recovery=True)
+    assert not book.granted(C, large)
+    book.machine.on_report(A, SegmentsReturned(segments[:1]), 0.0)
+    assert not book.granted(B, waits), "those that make it again are first in line"
+    book.machine.on_report(A, SegmentsReturned(segments[1:]), 0.0)
+    assert book.granted(C, large)
+    assert book.granted(B, waits)
 
 
 def test_short_of_memory_everybody_is_asked_first() -> None:
@@ -245,7 +267,7 @@ class UnderPressure(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.book = Book(20)
+        self.book = Book(20, reserve=3)
         self.now = 0.0
         self.open: set[tuple[bytes, int]] = set()
 
@@ -257,9 +279,10 @@ class UnderPressure(RuleBasedStateMachine):
         who=st.sampled_from([A, B, C]),
         pages=st.integers(1, 22),
         hurry=st.sampled_from([AT_ONCE, IF_SOON, AT_ALL]),
+        recovery=st.booleans(),
     )
-    def request(self, who: bytes, pages: int, hurry: int) -> None:
-        number = self.book.ask(who, pages, hurry, self.now)
+    def request(self, who: bytes, pages: int, hurry: int, recovery: bool) -> None:
+        number = self.book.ask(who, pages, hurry, self.now, recovery)
         self.open.add((who, number))
 
     @rule(who=st.sampled_from([A, B, C]), data=st.data())
@@ -295,7 +318,7 @@ class UnderPressure(RuleBasedStateMachine):
     def within_the_limit(self) -> None:
         self.collect()
         book = self.book.book
-        assert 0 <= book.used <= book.limit
+        assert 0 <= book.used <= book.limit + book.reserve
         assert len(self.book.questions(A)) <= 1, "one question at a time"
         assert not self.book.edge.attached.keys() & self.book.edge.refused.keys()
 

@@ -35,6 +35,7 @@ from engine.core.messages import (
 )
 from engine.core.objects import ObjectTable
 from engine.core.owner import Owner
+from engine.core.pending import pending_reason
 from engine.core.placing import Placing
 from engine.core.values import ELSEWHERE, Block, ObjectValue, Value, decode_failure, encode_failure
 
@@ -110,11 +111,18 @@ class _Worker:
             self.blocked = not self.read(self.todo[0])
             if not self.blocked:
                 del self.todo[0]
+            elif self.world.draw.random() < 0.5:  # waiting in its own code it could not do that
+                call, self.running, self.blocked = self.running, None, False
+                self.send(OWNER, Returned([call.id]))
+                self.leave(call)
             elif self.queue:
                 self.give_back(len(self.queue))
             return
         call, self.running, self.blocked = self.running, None, False
         self.world.answer(self, call, self.found)
+        self.leave(call)
+
+    def leave(self, call: Call) -> None:
         for dep in call.deps or ():
             self.table.release(dep.id)
 
@@ -392,7 +400,7 @@ class _World:
                 worker.work()
             while self.deliver():
                 pass
-        reasons = [self.owner.pending_reason(ref.id) for ref in self.held]
+        reasons = [pending_reason(self.owner, ref.id) for ref in self.held]
         raise AssertionError(f"not there for ever: {reasons}")
 
     def finish(self) -> None:

@@ -30,6 +30,10 @@ class Edge:
     def owners(self, process: bytes) -> list[bytes]:
         return self.members()
 
+    def kept(self, segment: int) -> list[int]:
+        """Nothing is kept beyond its owner."""
+        return []
+
     def title(self, process: bytes) -> str:
         return process.decode()
 

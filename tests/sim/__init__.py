@@ -9,10 +9,14 @@
 `memory`             blocks of memory and disk, and whoever reads one that is gone
 `values`             allocating, files, views (as `runtime.values`, `memory` and `disk`)
 `spilling`           the thread that copies to disk and back (as `runtime.spilling`)
+`requests`           what a process asks its node for (as `runtime.requests`)
 `process`, `user`    the edge of a driver or worker (as `runtime.client`), and the public verbs
 `worker`             queue, execution and answers (as `runtime.worker`, `runtime.execution`)
 `node`               the edge of the node (as `runtime.node`, `runtime.services`)
 `tasks`, `actors`    user code whose results are known beforehand, and its oracles
+`replay`             of an actor with checkpoints (as `runtime.replay`, `runtime.checkpoints`)
+`keepers`, `history` such actors: their code, the driver's steps, what must come of them
+`topologies`         a topology on its inline edge, with epochs, crashes and a disk that forgets
 `workload`           the driver's program, drawn as it runs
 `faults`             which faults a seed has and how strong; who dies where
 `wires`, `head`      several hosts: bad links; the head, its journal and the disk that has it

@@ -46,8 +46,9 @@ def main(arguments: list[str], out: Path = SEEDS) -> int:
         except Failed as error:
             failed.append(seed)
             print(f"{error}\n", flush=True)
-            with out.open("a") as file:
-                file.write(f"{seed}\n")
+            if not given.digests:
+                with out.open("a") as file:
+                    file.write(f"{seed}\n")
             continue
         marks += outcome.marks
         frames += outcome.frames

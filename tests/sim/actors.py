@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.core.control import CreateActor
 from engine.core.messages import ActorCall
+from tests.sim.history import Keeper
 from tests.sim.member import Failure, Steps, Violation
 from tests.sim.process import Process
 from tests.sim.references import Ref
@@ -79,6 +80,8 @@ class Actors:
 
     def construct(self, worker: Worker, create: CreateActor, args: list[Any]) -> Steps:
         """The constructor: `args` are the actor's number, whether it raises, and values."""
+        if create.key == b"keeper":
+            return (yield from self.world.keepers.construct(worker, args))
         number, busy_us, raises, *things = args
         yield busy_us / 1e6
         for one in things:
@@ -91,6 +94,8 @@ class Actors:
 
     def run(self, worker: Worker, peer: bytes, call: ActorCall, args: list[Any]) -> Steps:
         """The code of a method."""
+        if type(worker.actor) is Keeper:
+            return self.world.keepers.run(worker, worker.actor, call.method, args)
         self.on_applied(worker, call)
         return getattr(self, "_do_" + call.method)(worker, worker.actor, args)
 

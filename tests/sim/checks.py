@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.core.ids import short
 from engine.core.objects import Entry
+from engine.core.pending import pending_reason
 from tests.sim.member import Failure, Violation
 from tests.sim.tasks import ANY, Expect
 
@@ -39,6 +40,10 @@ def error_is_excused(world: World, expect: Expect, error: Failure) -> None:
         )
     elif any(one.cancelled for one in closure) and kind in _OF_CANCELS:
         good = True
+    elif kind == "ObjectReconstructionFailedError":
+        good = world.values_lost()
+    elif kind == "WorkerCrashedError" and world.values_lost():
+        good = world.deaths > 0  # the retries may have gone into making it again
     elif kind == "WorkerCrashedError":
         limit = world.config.restart_deaths_max
         good = any(
@@ -117,11 +122,15 @@ def _left_in_process(process: Process) -> dict[str, Any]:
         "promised": process.promised,
         "answers": process.replies or process.abandoned,
         "references": process.escaped,
+        "orders of actors": owner.callers.logs,
+        "references of checkpoints": owner._checkpoint_refs,
         "objects with blocks": spill.held,
         "uses": spill.uses,
         "objects kept in memory for their owners": spill._refused,
         "objects on their way": spill._moving or process.spilling.jobs,
         "bytes in memory": spill.resident,
+        "lineage": owner.objects.lineage._records or owner.objects.lineage.known,
+        "bytes of lineage": owner.objects.lineage.nbytes,
         "memory is short": spill.short or values.missing,
         "waiting for memory": values.waiters,
         "parts of values": values.pieces,
@@ -173,6 +182,7 @@ def _left_in_node(world: World, node: Node) -> dict[str, Any]:
         "early lookups": node.head._early,
         "places of actors": node.head._by_process,
         "names": node.head.names,
+        "checkpoints": node.checkpoints,
         "segments of nobody": holders,
         "segments that no book has": [one for one in node.segments if one not in segments],
         "books that do not add up": charged != [node.store.used, node.disk.used] and charged,
@@ -202,5 +212,5 @@ def _state(process: Any) -> str:
         running = process.running[1] if process.running else None
         line += f", runs {running!r}"[:200] + f", has {len(process.queue)} queued"
     pending = [one for one, entry in process.owner.objects.entries.items() if entry.value is None]
-    reasons = "; ".join(process.owner.pending_reason(one) for one in pending[:5])
+    reasons = "; ".join(pending_reason(process.owner, one) for one in pending[:5])
     return f"{line}; pending: {reasons}"

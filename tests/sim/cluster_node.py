@@ -269,7 +269,7 @@ class ClusterNode(Node):
         if left >= 0:
             self.send(process, Piece(number, data, left))
         else:
-            text = "it lay on a node that is gone, or is gone there"
+            text = "it lay on a node that is gone, or cannot be read there."
             self.send(process, Reply(number, {"kind": "ObjectLostError"}, text))
 
     def _serve_pull(self, peer: bytes, number: int, block: Any) -> None:

@@ -25,6 +25,8 @@ _BRANCHES = (
     *("a request for memory is withdrawn", "asked the owner where an argument lies"),
     *("freed memory went to a thread that waits", "gave up a part of a segment"),
     *("memory came after all", "no room to read a value back", "read back", "read from disk"),
+    *("a lost argument", "gave a call back for a lost argument"),
+    *("fault: damage", "waits for what was lost"),
     *("spilled", "spilled in vain", "threads ask for memory one after the other"),
     *("a journal begins anew", "a line waits for room in a session", "a torn batch"),
     *("a node comes back as another", "a node is told that another is dead"),
@@ -32,28 +34,34 @@ _BRANCHES = (
     *("a node's life is over: has not found its head", "pulled from another node"),
     *("a node's life is over: was declared dead by the head", "lost on a cut link"),
     *("datagram Fenced", "the end of a journal was cut off", "the head is back"),
+    *("a history was compared", "a repeated call is answered again", "an event was replayed"),
+    *("an actor was replayed", "calls were replayed", "an answer of a replayed actor"),
+    *("a checkpoint waits for calls that the actor has made", "a checkpoint is safe"),
+    *("calls of a dead caller were lost with the actor",),
+    *("stayed for its calls to a replayed actor", "topology: crash", "topology: power"),
+    *("topology: program", "topology: a result was compared"),
+    *("topology: epochs were committed",),
     *("stayed for what it owns", "the last words of a dead process", "waited for admission"),
 )
 _POINTS = (
     *("after the reply", "a copy made", "an item sent", "arguments read", "before reading"),
+    *("taking a checkpoint", "a checkpoint written", "references of a checkpoint held"),
+    *("a checkpoint is safe", "restoring", "hearing of the order", "in a replay"),
+    *("asked for the order",),
     *("before the reply leaves", "in a constructor", "while blocked", "while running"),
 )
 _ERRORS = (
     *("ActorDiedError", "ActorUnavailableError", "NodeDiedError", "ObjectStoreFullError"),
     *("OutOfDiskError",),
     *("OwnerDiedError", "TaskCancelledError", "TaskPlacementGroupRemoved"),
-    *("UserError", "WorkerCrashedError"),
+    *("ObjectReconstructionFailedError", "UserError", "WorkerCrashedError"),
 )
 # Requests and answers that were lost with one of their ends, each way.
 _LOST = ("AddBorrower", "BorrowAck", "Call", "Connect", "Done", "DoneMany", "DropBorrower", "Fetch")
-# Messages of what the simulator does not have: zygotes, logs, topologies, replayed actors, durable
-# values, losses.
+# Messages of what the simulator does not have: zygotes, logs, channels, durable values.
 _ABSENT = {
-    *("ChannelFrame", "Checkpoint", "CheckpointKept", "Covered", "Fork", "Forked"),
-    *("Entrust", "Entrusted", "Lost"),
-    *("History", "Holding", "Keep", "KillWorker", "Leaving", "Log", "LogShown", "Order"),
-    *("Preload", "Preloaded", "ReplayAsk", "ReplayOffer"),
-    *("Restore", "Stop"),
+    *("ChannelFrame", "Entrust", "Entrusted", "Fork", "Forked", "History", "KillWorker"),
+    *("Leaving", "Log", "LogShown", "Preload", "Preloaded", "Stop"),
 }
 # A node refuses no actor here: there are no placement groups and environments of several nodes.
 _NEVER = {NotPlaced}

@@ -6,10 +6,11 @@ that it is free. Reading anything else is what "freed too early" looks like from
 
 from __future__ import annotations
 
+from random import Random
 from zlib import crc32
 
 from engine.core.values import Block
-from tests.sim.member import Violation
+from tests.sim.member import Failure, Violation
 
 __all__ = ["Memory", "Space"]
 
@@ -19,6 +20,8 @@ class Memory:
 
     def __init__(self) -> None:
         self._content: dict[tuple[bytes, int, int], bytes] = {}
+        # Places on disk, and what was there.
+        self._damaged: set[tuple[tuple[bytes, int, int], int]] = set()
 
     @staticmethod
     def _key(block: Block) -> tuple[bytes, int, int]:
@@ -31,18 +34,34 @@ class Memory:
         if key in self._content:
             raise Violation(f"{block} was given out while something lies there")
         self._content[key] = data
+        self._damaged.discard((key, crc32(data)))
+
+    def damage(self, draw: Random) -> bool:
+        """Something on disk can be read no more, nor by those who come late. False: all is."""
+        whole = [
+            (key, crc32(data)) for key, data in self._content.items()
+            if key[1] < 0 and (key, crc32(data)) not in self._damaged
+        ]  # fmt: skip
+        if whole:
+            self._damaged.add(draw.choice(whole))
+        return bool(whole)
 
     def read(self, block: Block) -> bytes:
         """What lies in a block."""
+        if self._is_damaged(block):
+            raise Failure("ObjectLostError", "it is damaged.")
         data = self.peek(block)
         if data is None:
             raise Violation(f"{block} is read after it was freed")
         return data
 
+    def _is_damaged(self, block: Block) -> bool:
+        return block.segment < 0 and (self._key(block), block.check) in self._damaged
+
     def peek(self, block: Block) -> bytes | None:
-        """The same; None when nothing lies there."""
+        """The same; None when nothing lies there, or nothing that can be read."""
         data = self._content.get(self._key(block))
-        if data is None:
+        if data is None or self._is_damaged(block):
             return None
         if block.segment < 0 and crc32(data) != block.check:
             raise Violation(f"something else lies in {block}")

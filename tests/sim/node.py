@@ -15,6 +15,7 @@ from engine.core.control import (
     Attach,
     Blocked,
     CensusReply,
+    Checkpoint,
     Connect,
     CreateActor,
     Gathered,
@@ -27,6 +28,7 @@ from engine.core.control import (
     Peer,
     Reply,
     Request,
+    Restore,
     SegmentDropped,
     SegmentsReturned,
     Welcome,
@@ -71,13 +73,15 @@ class Node(Member):
         self.config = world.config
         self.machine = NodeMachine(resources, world.config, self)
         self.head = HeadMachine(self, world.config)
-        self.store = SegmentBook(world.store_bytes, self)
+        reserve = int(world.store_bytes * world.config.recovery_store_share)
+        self.store = SegmentBook(world.store_bytes, self, reserve=reserve)
         self.disk = SegmentBook(world.disk_bytes, self, sign=-1)
         self.pressure = Pressure(self.store, self, world.config)
         self.gatherings = Gatherings(self.send)
         self.segments: dict[int, int] = {}
         self.records: dict[bytes, _Record] = {}
         self.dead: dict[bytes, tuple[int, str]] = {}
+        self.checkpoints: dict[bytes, Any] = {}
         self.waiting_groups: dict[bytes, list[tuple[bytes, int]]] = {}
         self.driver = b""
         self._next_look = 0.0
@@ -98,6 +102,7 @@ class Node(Member):
             CensusReply: self._on_census,
             Gathered: self.gatherings.on_gathered,
             Kept: lambda peer, m: self.machine.on_kept(peer, now.now),
+            Checkpoint: self._on_checkpoint,
         }
 
     # ------------------------------------------------------------------ processes
@@ -282,7 +287,8 @@ class Node(Member):
         """As `Node.place`."""
         options = record.create.options
         resources, now = options.get("resources", {}), self.world.clock.now
-        self.machine.want_actor(record.create.id, resources, b"", -1, now)
+        unused = options.get("checkpoint_every") is not None
+        self.machine.want_actor(record.create.id, resources, b"", -1, now, unused=unused)
 
     def unplace(self, record: ActorRecord) -> None:
         """As `Node.unplace`."""
@@ -294,6 +300,20 @@ class Node(Member):
         self.send(worker, Assigned(facts["resources"], []))
         if not self.head.on_placed(actor, worker, self.records[worker].pid):
             self.kill(worker, "its actor was ended before it started")
+
+    def _on_checkpoint(self, peer: bytes, message: Checkpoint) -> None:
+        memory = self.world.descriptors.pop((peer, message.number))
+        if self.head.on_checkpoint(peer, message):
+            self.checkpoints[message.actor] = memory
+
+    def restore(self, process: bytes, message: Restore) -> None:
+        """As `Node.restore`."""
+        self.world.descriptors[process, -1] = self.checkpoints[message.checkpoint.actor]
+        self.send(process, message)
+
+    def drop_checkpoint(self, actor: bytes) -> None:
+        """As `Node.drop_checkpoint`."""
+        self.checkpoints.pop(actor, None)
 
     def unplaceable(self, actor: bytes, kind: str, text: str) -> None:
         """As `Node.unplaceable`."""
@@ -329,6 +349,10 @@ class Node(Member):
     def owners(self, process: bytes) -> list[bytes]:
         """As `NodeStore.owners`."""
         return self.members()
+
+    def kept(self, segment: int) -> list[int]:
+        """Nothing is kept beyond its owner."""
+        return []
 
     def title(self, process: bytes) -> str:
         """As `Node.title`."""
@@ -379,9 +403,11 @@ class Node(Member):
         """As `Services.on_request`."""
         getattr(self, "_serve_" + message.what)(peer, message.number, **message.args)
 
-    def _serve_segment(self, peer: bytes, number: int, size: int, wish: int, hurry: int) -> None:
+    def _serve_segment(
+        self, peer: bytes, number: int, size: int, wish: int, hurry: int, recovery: bool
+    ) -> None:
         now = self.world.clock.now
-        self.pressure.on_request(peer, number, size, wish, hurry, now)
+        self.pressure.on_request(peer, number, size, wish, hurry, now, recovery)
         self._look_at(self.pressure.tick(now))
 
     def _serve_withdraw(self, peer: bytes, number: int, which: int) -> None:

@@ -85,7 +85,8 @@ def _note(value: Any) -> msgspec.msgpack.Ext:
     elif kind is Handle:
         ref = value.ref
         name = value.client.name.encode()
-        code, data = _HANDLE, ref.id + value.retries.to_bytes(2, signed=True) + name
+        replayed = bytes([value.client.retained is not None])
+        code, data = _HANDLE, ref.id + value.retries.to_bytes(2, signed=True) + replayed + name
     else:
         assert kind is Big, f"{value!r} is not a value"
         _bytes.append(value.size)
@@ -119,7 +120,8 @@ def decoder_of(home: Process) -> Any:
             return home.adopt(raw)
         if code == _HANDLE:
             retries = int.from_bytes(raw[ID_BYTES : ID_BYTES + 2], signed=True)
-            return home.adopt_handle(raw[:ID_BYTES], raw[ID_BYTES + 2 :].decode(), retries)
+            name, replayed = raw[ID_BYTES + 3 :].decode(), bool(raw[ID_BYTES + 2])
+            return home.adopt_handle(raw[:ID_BYTES], name, retries, replayed)
         return Big(int.from_bytes(raw[:8]), int.from_bytes(raw[8:]))
 
     return msgspec.msgpack.Decoder(ext_hook=hook).decode

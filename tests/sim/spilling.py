@@ -36,6 +36,8 @@ class Spilling:
 
     def on_release(self, message: ReleaseSegments) -> None:
         """As `Spilling.on_release`."""
+        if self._machine.trouble:
+            self._home.owner.objects.lineage.give_up(message.missing)
         self._home.drain()
         self._home.values.missing = message.missing
         self._machine.short = True

@@ -192,6 +192,8 @@ class Tasks:
 
     def body(self, user: User, spec: Spec, things: list[Any]) -> Steps:
         """What a spec does with its arguments; the result."""
+        if spec.kind == "feeder":
+            return (yield from self.world.keepers.feed(user, spec, things[0]))
         if spec.kind == "canceller":
             for (ref,) in things:
                 user.cancel(ref, False)

@@ -12,8 +12,9 @@ from engine.core.callers import ActorClient
 from engine.core.control import CreateActor, KillActor
 from engine.core.dispatch import Task
 from engine.core.messages import ActorCall, Call, Details
+from engine.core.objects import Entry
 from engine.core.placing import Placing
-from engine.core.retention import UNNUMBERED
+from engine.core.retention import READS, UNNUMBERED
 from engine.core.streams import ItemStream
 from engine.core.values import (
     ERROR_NONE,
@@ -26,6 +27,7 @@ from engine.core.values import (
 from tests.sim.member import Failure, Steps
 from tests.sim.process import Process
 from tests.sim.references import Big, Encoded, Handle, Ref, encode
+from tests.sim.values import Unreadable
 
 __all__ = ["Failure", "Items", "User"]
 
@@ -78,9 +80,32 @@ class User(Process):
                     raise self.error_of(entry.value)
         out = []
         for ref, entry in zip(refs, found, strict=True):
-            assert entry.value is not None
-            out.append((yield from self.materialise(entry.value, ref)))
+            out.append((yield from self._read_value(ref, entry, timeout)))
         return out
+
+    def _read_value(self, ref: Ref, entry: Entry, timeout: float | None) -> Steps:
+        """As `Waits._read`; the time-out begins anew with each loss."""
+        while True:
+            value = entry.value
+            if value is None:
+                self.world.mark("waits for what was lost")
+                self.owner.objects.want(ref.id, entry)
+                if not (yield from self.wait_for(lambda: entry.value is not None, timeout)):
+                    raise Failure("GetTimeoutError", f"after {timeout} s")
+                continue
+            try:
+                return (yield from self.materialise(value, ref))
+            except Unreadable as lost:
+                self.report_lost(ref, lost)
+
+    def report_lost(self, ref: Ref, lost: Unreadable) -> None:
+        """As `Runtime.report_lost`."""
+        if not self.node_alive:
+            raise Failure("ObjectLostError", str(lost))
+        self.drain()
+        self.owner.rebuild.noticed(ref.id, lost.block, str(lost))
+        self.flush()
+        self.look_at_leases()
 
     def wait(self, refs: list[Ref], count: int, timeout: float | None) -> Steps:
         """As `engine.wait`: the first `count` ready references, in list order."""
@@ -116,12 +141,14 @@ class User(Process):
 
     # ------------------------------------------------------------------ storing
 
-    def store(self, encoded: Encoded, owner: bytes, inline: bool = True) -> Steps:
+    def store(
+        self, encoded: Encoded, owner: bytes, inline: bool = True, recovery: bool = False
+    ) -> Steps:
         """As `Values.store`: the value as it is kept, for an object of `owner`."""
         contains = [ref.id for ref in encoded.refs] or None
         if inline and encoded.size <= self.config.inline_bytes_max:
             return Value(encoded.data, None, contains)
-        block = yield from self.values.place(encoded.size, encoded.data, owner)
+        block = yield from self.values.place(encoded.size, encoded.data, owner, recovery)
         return Value(b"", None, contains, block)
 
     def put(self, value: Any) -> Steps:
@@ -272,6 +299,7 @@ class User(Process):
         restarts: int = 0,
         retries: int = 0,
         detached: bool = False,
+        every: float | None = None,
     ) -> Steps:
         """As `ActorClass.remote`."""
         actor = self.ids.new()
@@ -280,6 +308,7 @@ class User(Process):
             "resources": {"CPU": cpus} if cpus else {},
             "max_restarts": restarts,
             "lifetime": "detached" if detached else None,
+            "checkpoint_every": every,
         }
         create = CreateActor(actor, key, self.world.definitions[key], b"", facts)
         task = Task(create, f"{key.decode()}.__init__", [], 0, None)
@@ -288,18 +317,22 @@ class User(Process):
         if not detached:
             farewell = KillActor(actor, True, True, "ended: its last handle is gone")
             self.owner.objects.farewells[actor] = (self.node, farewell)
-        client = self.owner.callers.client(actor, key.decode(), lookup=False)
+        client = self.owner.callers.client(actor, key.decode(), False, every is not None)
         self.owner.create(client, task)
         self.flush()
         return Handle(Ref(self, actor), client, retries)
 
-    def call(self, handle: Handle, method: str, args: list[Any], returns: int = 1) -> Steps:
+    def call(
+        self, handle: Handle, method: str, args: list[Any], returns: int = 1, reads: bool = False
+    ) -> Steps:
         """As `ActorMethod.remote`."""
         client: ActorClient = handle.client
-        call = ActorCall(self.ids.new(), client.id, method, b"", UNNUMBERED, returns)
+        seq = READS if reads and client.retained is not None else UNNUMBERED
+        call = ActorCall(self.ids.new(), client.id, method, b"", seq, returns)
         task = Task(call, f"{client.name}.{method}", [call.id][:returns], handle.retries, None)
         task.actor_ref = handle.ref
-        self.world.actors.on_submitted(self, call, handle.retries)
+        if client.retained is None and not self.owner.callers.identity:
+            self.world.actors.on_submitted(self, call, handle.retries)
         yield from self._attach(task, args)
         yield from self._admit(task)
         self.owner.call(client, task)

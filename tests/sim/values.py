@@ -23,11 +23,23 @@ from tests.sim.references import Ref
 if TYPE_CHECKING:
     from tests.sim.process import Process
 
-__all__ = ["Pin", "Values"]
+__all__ = ["Pin", "Unreadable", "Values"]
 
 _FULL, _DISK = "ObjectStoreFullError", "OutOfDiskError"
 _PAGE = 4096
 _PAUSE_SECONDS = 0.02  # as in `runtime.disk`
+
+
+class Unreadable(Exception):
+    """As `runtime.values.Unreadable`."""
+
+    def __init__(self, why: str, block: Block) -> None:
+        super().__init__(why)
+        self.block = block
+
+
+def _unreadable(error: Failure, block: Block) -> BaseException:
+    return Unreadable(error.text, block) if error.kind == "ObjectLostError" else error
 
 
 class Pin:
@@ -111,7 +123,7 @@ class Values:
 
     # ------------------------------------------------------------------ memory
 
-    def allocate(self, size: int, hurry: int) -> Steps:
+    def allocate(self, size: int, hurry: int, recovery: bool = False) -> Steps:
         """As `Memory.allocate`."""
         self.take_back()
         block = self.memory.allocate(size)
@@ -126,11 +138,11 @@ class Values:
             yield (lambda: not self._growing), None
         self._growing = True
         try:
-            return (yield from self._grow(size, hurry))
+            return (yield from self._grow(size, hurry, recovery))
         finally:
             self._growing = False
 
-    def _grow(self, size: int, hurry: int) -> Steps:
+    def _grow(self, size: int, hurry: int, recovery: bool) -> Steps:
         self.take_back()
         block = self.memory.allocate(size)
         if block is not None:
@@ -138,11 +150,12 @@ class Values:
         waiter = _Waiter(size)
         self.waiters.append(waiter)
         need = (size + _PAGE - 1) & -_PAGE
-        wish = max(self._world.segment_bytes & -_PAGE, need)
+        wish = need if recovery else max(self._world.segment_bytes & -_PAGE, need)
         try:
             answer = yield from self._home.request_unless(
-                "segment", lambda: waiter.block is not None, size=need, wish=wish, hurry=hurry
-            )
+                "segment", lambda: waiter.block is not None,
+                size=need, wish=wish, hurry=hurry, recovery=recovery,
+            )  # fmt: skip
             if type(answer) is Attach:
                 self.memory.add(Space(answer.segment, answer.size))
                 if waiter.block is None:
@@ -221,19 +234,19 @@ class Values:
 
     # ------------------------------------------------------------------ values
 
-    def place(self, size: int, data: bytes, owner: bytes) -> Steps:
+    def place(self, size: int, data: bytes, owner: bytes, recovery: bool = False) -> Steps:
         """As `Values.place`: a block with `data`, for an object of `owner`."""
         self._home.settle()
         try:
-            block = yield from self.allocate(size, IF_SOON)
+            block = yield from self.allocate(size, IF_SOON, recovery)
         except Failure as error:
             if error.kind != _FULL:
                 raise
         else:
             return self.fill(block, data, owner)
-        return (yield from self._place_elsewhere(size, data, owner))
+        return (yield from self._place_elsewhere(size, data, owner, recovery))
 
-    def _place_elsewhere(self, size: int, data: bytes, owner: bytes) -> Steps:
+    def _place_elsewhere(self, size: int, data: bytes, owner: bytes, recovery: bool) -> Steps:
         """As `Values._place_elsewhere`."""
         trouble = None
         if size > self._world.store_bytes:
@@ -249,7 +262,7 @@ class Values:
                 self._world.mark("a new value was written to disk")
                 return block
         try:
-            block = yield from self.allocate(size, AT_ALL)
+            block = yield from self.allocate(size, AT_ALL, recovery)
         except Failure as error:
             if error.kind != _FULL or trouble is None:
                 raise
@@ -265,9 +278,15 @@ class Values:
             return (yield from self._pull(block, ref)), None
         if block.segment < 0:
             self._world.mark("read from disk")
-            return (yield from home.inside(self._read_file(block))), None
+            try:
+                return (yield from home.inside(self._read_file(block))), None
+            except Failure as error:
+                raise _unreadable(error, block) from error
         pin = Pin(home, ref, block)
-        yield from self.reach(block)
+        try:
+            yield from self.reach(block)
+        except Failure as error:
+            raise _unreadable(error, block) from error
         pin.data = self._world.memory.read(block)
         return pin.data, pin
 
@@ -285,7 +304,7 @@ class Values:
             if block.segment > 0:
                 home.unseen.append(ref.id)
         if answer.error:
-            raise Failure("ObjectLostError", answer.error)
+            raise _unreadable(Failure("ObjectLostError", answer.error), block)
         return answer.result
 
     def on_piece(self, message: Piece) -> Reply | None:

@@ -14,6 +14,7 @@ from engine.core.control import (
     ActorChanged,
     Assigned,
     Blocked,
+    CheckpointKept,
     CreateActor,
     Hello,
     Kept,
@@ -31,8 +32,10 @@ from engine.core.messages import (
     Dependencies,
     Done,
     DoneMany,
+    Holding,
     Item,
     Recall,
+    ReplayOffer,
     Returned,
     Settled,
 )
@@ -42,12 +45,18 @@ from tests.sim.member import Failure, Steps, Violation
 from tests.sim.network import End
 from tests.sim.process import Interrupted
 from tests.sim.references import Encoded, encode
+from tests.sim.replay import Replay
 from tests.sim.user import User
+from tests.sim.values import Unreadable
 
 __all__ = ["ActorExit", "Worker"]
 
 _REPLY_SECONDS = 200e-6  # as in `runtime.worker`
 _PATIENCE_SECONDS = 300e-6  # as in `runtime.waiting`
+
+
+class ArgumentMissing(Exception):
+    """As in `runtime.arguments`."""
 
 
 class ActorExit(Exception):
@@ -71,6 +80,7 @@ class Worker(User):
         self.assigned = Assigned({})
         self.actor: Any = None
         self.actor_id = b""
+        self.replay: Replay | None = None
         self.notebook = b""  # the call that runs, for the node to read after our death
         self._seen_running: tuple[bytes, Any] | None = None
         self._interrupt = b""
@@ -107,8 +117,12 @@ class Worker(User):
             self._on_consumed(message)
         elif kind is Settled:
             self.unsettled.pop(message.id, None)
-        elif kind is KillActor or kind is Retire:
+        elif kind is KillActor or kind is Retire or kind is ReplayOffer:
             self.queue.append((peer, message))
+        elif kind is Holding or kind is CheckpointKept:
+            if self.replay is not None:
+                self.replay.on_progress(message)
+                self.queue.append((peer, message))
         else:
             raise Violation(f"a worker cannot handle {message!r}")
         if self.running is not None and self.queue:
@@ -152,6 +166,8 @@ class Worker(User):
             self._give_back(peer, len(self.queue))
 
     def _cancel(self, peer: bytes, message: Cancel) -> None:
+        if self.replay is not None and self.replay.cancel(message.id):
+            return
         for item in self.queue:
             if getattr(item[1], "id", None) == message.id:
                 self.queue.remove(item)
@@ -240,36 +256,57 @@ class Worker(User):
                     self.world.faults.at_point(self, "after the reply")
                 continue
             self.drain()
-            yield (lambda: bool(self.queue) or self.stopping is not None), None
+            wake = self.replay.next_wake() if self.replay is not None else None
+            if not (yield (lambda: bool(self.queue) or self.stopping is not None), wake):
+                assert self.replay is not None
+                yield from self.replay.on_time()
             last_flush = clock.now
         return 0
 
     def on_main_ended(self) -> None:
+        if not self.actor_id:
+            self.world.retired[self.id] = None
         self.world.end(self, "exited with code 0")
 
     def _next(self) -> Steps:
-        peer, message = item = self.queue.popleft()
+        peer, message = self.queue.popleft()
         if type(message) is CreateActor:
             yield from self._create(message)
         elif type(message) is KillActor:
             self.stopping = message.cause
         elif type(message) is Retire:
             self._retire()
-        else:
-            self.running = item
-            self.notebook = message.id
-            if self.queue:
-                self.arm_tick()
-            self.world.on_started(self, message)
-            yield from self._execute(peer, message)
-            self.notebook = b""
-            self.running = None
-            self.cancelled.pop(message.id, None)
-            self.world.faults.at_point(self, "before the reply leaves")
+        elif type(message) is ActorCall:
+            if self.replay is None and message.caller:
+                self.replay = Replay(self, message.actor, None)
+            if self.replay is not None:
+                yield from self.replay.take(peer, message)
+            else:
+                yield from self.run_call(peer, message)
+        elif type(message) is Call:
+            yield from self.run_call(peer, message)
+        elif self.replay is not None:
+            yield from self.replay.on_message(peer, message)
+
+    def run_call(self, peer: bytes, message: Any) -> Steps:
+        """As `Worker.run_call`."""
+        self.running = peer, message
+        self.notebook = message.id
+        if self.queue:
+            self.arm_tick()
+        self.world.on_started(self, message)
+        yield from self._execute(peer, message)
+        self.notebook = b""
+        self.running = None
+        self.cancelled.pop(message.id, None)
+        self.world.faults.at_point(self, "before the reply leaves")
 
     def _retire(self) -> None:
         self.drain()
-        if self.owner.objects.entries or self.unsettled:
+        retains = self.owner.callers.retains()
+        if self.owner.objects.entries or self.unsettled or retains:
+            if retains:
+                self.world.mark("stayed for its calls to a replayed actor")
             self.world.mark("stayed for what it owns")
             self.send(self.node, Kept())
         else:
@@ -291,10 +328,22 @@ class Worker(User):
         self.flush()
 
     def _construct(self, create: CreateActor) -> Steps:
+        every = create.options.get("checkpoint_every")
+        if every is not None:
+            self.replay = Replay(self, create.id, every)
+        if self.restoring is not None:
+            assert self.replay is not None
+            self.actor_id = create.id
+            memory = self.world.descriptors.pop((self.id, -1))
+            state = yield from self.replay.restore(self.restoring, memory)
+            self.actor = self.world.keepers.restored(create, state)
+            return
         args = yield from self._read_arguments(create)
         self.world.faults.at_point(self, "in a constructor")
         self.actor_id = create.id
         self.actor = yield from self.world.actors.construct(self, create, args)
+        if self.replay is not None:
+            yield from self.replay.write()
 
     # ------------------------------------------------------------------ execution
 
@@ -323,20 +372,28 @@ class Worker(User):
         deps = [*self.parts.pop(call.id, ()), *(call.deps or ())]
         if len(deps) != len(slots):
             raise Violation(f"{len(deps)} values for {len(slots)} arguments of {call!r}")
+        caller = owner_of(call.id) if type(call) is Call else b""
         for slot, dep in zip(slots, deps, strict=True):
             if dep.value.block is not None:
-                args[slot] = yield from self._read(dep)
+                args[slot] = yield from self._read(dep, caller)
             else:
                 args[slot] = self.decode(dep.value.data)
         return args
 
-    def _read(self, found: ObjectValue) -> Steps:
+    def _read(self, found: ObjectValue, caller: bytes = b"") -> Steps:
         """As `arguments._read`."""
         ref = self.adopt(found.id)
         if found.value.block == ELSEWHERE:
             self.world.mark("asked the owner where an argument lies")
-            return (yield from self.get([ref]))[0]
-        return (yield from self.materialise(found.value, ref))
+        else:
+            try:
+                return (yield from self.materialise(found.value, ref))
+            except Unreadable as lost:
+                self.world.mark("a lost argument")
+                self.report_lost(ref, lost)
+        if owner_of(found.id) == caller:
+            raise ArgumentMissing
+        return (yield from self.get([ref]))[0]
 
     def before_memory_wait(self) -> None:
         if self.running is not None:
@@ -363,6 +420,11 @@ class Worker(User):
                 self._cancelled(peer, call)
                 return
             yield from self._reply(peer, call, result, start)
+        except ArgumentMissing:
+            self.world.mark("gave a call back for a lost argument")
+            if (end := self.connections.get(peer)) is not None:
+                self.post(end, Returned([call.id]))
+                self.flush()
         except Interrupted:
             self._cancelled(peer, call)
         except Failure as error:
@@ -455,7 +517,8 @@ class Worker(User):
         try:
             for one in encoded:
                 refs += one.refs
-                values.append((yield from self.store(one, peer)))
+                recovery = call.details is not None and call.details.recovery
+                values.append((yield from self.store(one, peer, recovery=recovery)))
         except BaseException:  # the call fails: nobody will own those stored already
             for stored in values:
                 if stored.block is not None:
@@ -479,6 +542,8 @@ class Worker(User):
 
     def _send(self, peer: bytes, message: Any) -> None:
         """As `Execution.send`."""
+        if self.replay is not None:
+            peer = self.replay.on_reply(peer, message)
         self.drain()
         objects = self.owner.objects
         if objects.unsettled:

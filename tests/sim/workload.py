@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.core.pending import pending_reason
 from tests.sim import checks
 from tests.sim.member import Failure, Steps, Violation
 from tests.sim.references import Handle, Ref
@@ -76,6 +77,8 @@ class Workload:
             "cancel": 3.0 * on["cancels"], "kill": 1.0 * on["actor kills"],
             "leave": 0.7 * on["exits"],
         }  # fmt: skip
+        if not world.several and draw.random() < 0.4:  # checkpoints stay on their node
+            wishes |= world.keepers.wishes
         self._steps = [name for name in wishes if name == "submit" or draw.random() < 0.7]
         self._weights = [wishes[name] for name in self._steps]
         self._count = draw.choice([8, 25, 60])
@@ -87,7 +90,7 @@ class Workload:
         """What the driver is doing, for people."""
         owner = self.world.driver.owner
         pending = [one for one, entry in owner.objects.entries.items() if entry.value is None]
-        reasons = "; ".join(owner.pending_reason(one) for one in pending[:4])
+        reasons = "; ".join(pending_reason(owner, one) for one in pending[:4])
         return f"the driver is at {self._now}; {len(pending)} objects pending: {reasons}"
 
     def run(self, user: User) -> Steps:
@@ -100,12 +103,14 @@ class Workload:
                 self._now = "step " + name
                 self.world.mark("step " + name)
                 try:
-                    yield from getattr(self, "_do_" + name)(user)
+                    step = getattr(self, "_do_" + name, None)
+                    yield from (step or getattr(self.world.keepers, "do_" + name))(user)
                 except Failure as error:
                     checks.error_is_excused(self.world, Expect(None), error)
             self._now = "the last look at what it holds"
             while self._held:
                 yield from self._check(user, self._held.pop(draw.randrange(len(self._held))))
+            yield from self.world.keepers.end(user)
             yield from self._end(user)
         except Failure as error:
             checks.error_is_excused(self.world, Expect(None), error)

@@ -15,12 +15,15 @@ from tests.sim import checks
 from tests.sim.actors import Actors
 from tests.sim.clock import Clock
 from tests.sim.cluster import Hosts
+from tests.sim.damage import Damage
 from tests.sim.faults import Faults
+from tests.sim.keepers import Keepers
 from tests.sim.member import Killed, Member, Violation
 from tests.sim.memory import Memory
 from tests.sim.network import Network
 from tests.sim.node import Node
 from tests.sim.tasks import Tasks
+from tests.sim.topologies import run_topology
 from tests.sim.user import User
 from tests.sim.worker import Worker
 from tests.sim.workload import Workload
@@ -32,6 +35,8 @@ __all__ = ["Failed", "Outcome", "World", "run"]
 LIVENESS_SECONDS = 30.0
 # Nothing that is going on needs so many steps; what goes round in circles does.
 _STEPS_MAX = 300_000
+# One seed in so many has a topology too.
+_TOPOLOGIES = 20
 
 
 class Definitions(dict[bytes, bytes]):
@@ -44,8 +49,8 @@ class Definitions(dict[bytes, bytes]):
 class Outcome:
     """What a run tells: its trace in one number, what it hit, how long it took."""
 
-    def __init__(self, world: World) -> None:
-        self.digest = world.network.digest()
+    def __init__(self, world: World, topology: str) -> None:
+        self.digest = f"{world.network.digest()}{topology}"
         self.marks = world.marks
         self.frames = world.network.frames
         self.seconds = world.clock.now
@@ -63,6 +68,7 @@ class World:
         self.clock = Clock()
         self.marks: Counter[str] = Counter()
         self.faults = Faults(self, draw)
+        self.damage = Damage(self, seed)
         # One host with the head in its node, as most people have it; or a head and several nodes.
         self.several = draw.random() < 0.25
         scale = draw.choice([0.01, 0.03, 0.1, 1.0])
@@ -85,6 +91,7 @@ class World:
             lease_idle_seconds=draw.choice([0.005, 0.2]),
             worker_idle_seconds=draw.choice([0.01, 5.0]),
             waiting_warning_seconds=draw.choice([0.02, 10.0]),
+            replay_patience_seconds=10.0,
             restart_deaths_max=draw.choice([2, 16]),
             spill_batch_bytes=draw.choice([1, 200_000]),
             spill_retry_seconds=draw.choice([0.002, 0.1]),
@@ -101,6 +108,8 @@ class World:
         self.network = Network(self)
         self.tasks = Tasks(self)
         self.actors = Actors(self)
+        self.keepers = Keepers(self)
+        self.descriptors: dict[tuple[bytes, int], Any] = {}  # sent and not received
         self.starts: Counter[bytes] = Counter()  # executions begun, by task
         self.retries: dict[bytes, int] = {}
         self.paid: Counter[bytes] = Counter()  # executions of a task that cost it a retry
@@ -109,6 +118,7 @@ class World:
         self.cancelled: dict[bytes, bytes] = {}  # calls -> worker at which they were cancelled
         self.deaths = 0
         self.actors_ended = 0  # also when that is all right: what they owned is lost
+        self.retired: dict[bytes, None] = {}  # processes that have ended in good order
         self._pid = 100
         self._processes: dict[bytes, Member] = {}
         self.cpus = draw.choice([1, 2, 2, 3, 4])
@@ -171,6 +181,14 @@ class World:
     def is_reachable(self, process: bytes) -> bool:
         """Whether a process lives, and its node does."""
         return self.is_alive(process) and self.node_at(process).alive
+
+    def is_well(self, process: bytes) -> bool:
+        """Whether a process lives, or has ended in good order."""
+        return self.is_alive(process) or process in self.retired
+
+    def values_lost(self) -> bool:
+        """Whether values may have been lost without their owner: on disk, or with a node."""
+        return self.damage.happened() or self.marks["a node is told that another is dead"] > 0
 
     def workers(self) -> list[Worker]:
         """Living workers, in order of birth."""
@@ -243,6 +261,7 @@ class World:
         if cause != "exited with code 0" or worker.running is not None:
             self.deaths += 1
         self.actors_ended += worker.actor is not None
+        self.keepers.on_end(worker)
         if worker.notebook:
             self.paid[worker.notebook] += 1
 
@@ -273,7 +292,8 @@ class World:
         """A worker begins to run a call."""
         self.starts[call.id] += 1
         at = self.cancelled.get(call.id)
-        if at is not None and at != worker.id:
+        again = type(call) is Call and call.details is not None and call.details.recovery
+        if at is not None and at != worker.id and not again:
             raise Violation(f"{call!r} began to run in {worker.pid} after it was cancelled")
         if type(call) is not Call:
             return
@@ -312,6 +332,8 @@ class World:
         if entry is None or entry.task is None or entry.value is not None:
             return
         task = entry.task
+        if task.actor is not None and task.actor.retained is not None:
+            return  # it may be part of the actor's history, and then it is applied again
         where = task.worker
         member = self._processes.get(where)
         if member is not None and not member.alive:
@@ -319,7 +341,7 @@ class World:
         if type(member) is Worker:
             running = member.running
             started = running is not None and running[1].id == task.id
-            if started or any(one.id == task.id for _, one in member.queue):
+            if started or any(getattr(one, "id", None) == task.id for _, one in member.queue):
                 self.cancelled[task.id] = where
                 return
             if self.starts[task.id]:
@@ -338,6 +360,7 @@ class World:
         """Faults, healing, liveness, and the census of what is left."""
         self.driver.start(self._program())
         self.faults.begin()
+        self.damage.begin()
         clock = self.clock
         bound = self.faults.until + LIVENESS_SECONDS
         for _ in range(_STEPS_MAX):
@@ -363,8 +386,10 @@ def run(seed: int) -> Outcome:
         world = World(seed)
         try:
             world.go()
+            # It costs as much as a few worlds, so not every seed has one.
+            topology = run_topology(seed, world.marks) if seed % _TOPOLOGIES == 0 else ""
         except Exception as error:  # whatever a machine raises is a finding
             raise Failed(checks.story(world, seed, error)) from error
-        return Outcome(world)
+        return Outcome(world, topology)
     finally:
         gc.enable()

@@ -32,6 +32,11 @@ class Context:
         self.sent: list[tuple[list[int] | None, Any]] = []
         self.wakes: list[float] = []
         self.finished = False
+        self.decided = False
+        self.repeats = False
+
+    def decide(self) -> bool:
+        return not self.repeats or self.decided
 
     def emit(self, value: Any, meta: Any = None, *, channel: str | None = None) -> None:
         assert channel == "out"
@@ -147,6 +152,16 @@ def test_a_receiver_takes_the_lowest_watermark_after_the_rows() -> None:
     made.on_batch("in", None, [20, 0], 1)
     first = -(2**63)
     assert context.sent == [([1], [first, 0]), ([2], [7, 1]), (None, [10, 0])]
+
+
+def test_a_copy_that_comes_back_is_idle_where_it_was() -> None:
+    made, context = source_member([[1], [9]])
+    context.decided = context.repeats = True
+    assert made.poll()
+    assert context.sent == [(None, [None, 0])]
+    context.decided = False
+    made.poll()
+    assert context.sent[1][0] == [1]
 
 
 def test_a_receiver_is_idle_when_all_senders_are() -> None:

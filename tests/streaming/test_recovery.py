@@ -21,6 +21,7 @@ import streaming as st
 from engine.exceptions import TaskError
 from engine.topology import Checkpoints, InlineHandle, TopologyError
 from streaming.compile import to_topology
+from streaming.operator import DATA, PARTIAL
 from streaming.operators.window import PreAggregateOperator, WindowSpec
 from streaming.running import JobHandle, SinkCommits
 from streaming.time import EventTime
@@ -128,7 +129,7 @@ def test_deaths_at_random_moments_change_nothing(
                 inline._coordinator.directory.close()
                 inline, handle = deploy(tmp_path, draw.randrange(1000))
             else:
-                inline.crash()
+                inline.crash(copy=draw.choice([None, *range(len(inline.loops))]))
         elif chance < 0.02 and inline._coordinator is not None:
             inline._carry_out(inline._coordinator.request(inline._clock()))
     result = handle.wait()
@@ -257,11 +258,26 @@ def test_the_first_stage_remembers_what_is_late() -> None:
         return seen
 
     before = PreAggregateOperator(spec)
-    assert before.snapshot() is None
     before.on_watermark(25)
     after = PreAggregateOperator(spec)
     after.restore(before.snapshot())
     assert ports(after) == ports(before) == [0]
+
+
+def test_the_first_stage_that_is_turned_off_stays_so() -> None:
+    """A copy that comes back alone has to send what it had sent."""
+    time = EventTime("ts", pa.int64())
+    spec = WindowSpec(("k",), st.tumble(10_000), {"n": st.count()}, time)
+    rows = pa.record_batch({"k": list(map(str, range(2000))), "ts": list(range(2000))})
+    seen: list[int] = []
+    first, second = PreAggregateOperator(spec), PreAggregateOperator(spec)
+    for operator in (first, second):
+        operator.push = lambda batch, port=0: seen.append(port)  # type: ignore[method-assign]
+    first.on_batch(rows, 0)
+    second.restore(first.snapshot())
+    first.on_batch(rows, 0)
+    second.on_batch(rows, 0)
+    assert seen == [PARTIAL, DATA, DATA]
 
 
 def test_the_row_path_keeps_its_types() -> None:

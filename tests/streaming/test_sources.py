@@ -160,6 +160,15 @@ def test_generate_gives_only_the_columns_asked_for() -> None:
     assert asked[-1] == ["a", "c"]
 
 
+def test_generate_does_not_wait_for_what_was_read_before() -> None:
+    reader = st.generate(counted, rate=1.0, batch_rows=10).open(0, 1, None)
+    assert isinstance(reader.read(), st.Pause)
+    reader.hurry(True)
+    assert isinstance(reader.read(), pa.RecordBatch)
+    reader.hurry(False)
+    assert isinstance(reader.read(), st.Pause)
+
+
 def test_generate_with_a_rate_is_not_ahead_of_time() -> None:
     reader = st.generate(counted, rate=1e9, batch_rows=10).open(0, 1, None)
     pause = st.generate(counted, rate=10.0).open(0, 1, None).read()

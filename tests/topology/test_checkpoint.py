@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+import engine.topology.checkpoint as checkpoint
 import engine.topology.durable as durable
 import engine.topology.statefile as statefile
 from engine.topology.checkpoint import CheckpointDirectory, Manifest
@@ -433,3 +434,24 @@ def test_tokens_are_plain_data(tmp_path: Path) -> None:
     directory = CheckpointDirectory(tmp_path, keep=1)
     with pytest.raises(CheckpointError, match="expected tokens of plain data"):
         directory.commit(1, "shape", [], [np.arange(3)])
+
+
+def test_a_manifest_that_is_found_is_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer failed at the last sync; whoever finds it shows its effects because of it."""
+    made = CheckpointDirectory(tmp_path, keep=1)
+    monkeypatch.setattr(durable, "sync_directory", _no_room)
+    with pytest.raises(OSError, match="no room"):
+        made.commit(1, "shape", [], [])
+    synced: list[Path] = []
+    monkeypatch.setattr(checkpoint, "sync_directory", synced.append)
+    manifest, wrong = made.latest()
+    assert manifest is not None
+    assert not wrong
+    assert synced == [tmp_path]
+    made.close()
+
+
+def _no_room(_path: Path) -> None:
+    raise OSError("no room")

@@ -30,6 +30,7 @@ from tests.topology.members import HandClock, Numbers, Relay
         ({"keep": 0}, "keep >= 1"),
         ({"timeout": 0}, "timeout > 0"),
         ({"restarts": -1}, "restarts >= 0"),
+        ({"retain_bytes": -1}, "local=False retains nothing"),
         ({"restart_seconds": 0}, "restart_seconds > 0"),
         ({"directory": "s3://bucket/ck"}, "a path or a file:/// URL"),
         ({"directory": "file://host/ck"}, "a path or a file:/// URL"),

@@ -1,0 +1,207 @@
+"""Callers of actors with checkpoints that end, die, or are such actors themselves."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import engine
+from engine.config import Config
+from engine.core.callers import Callers
+from engine.core.control import ActorChanged
+from engine.core.dispatch import Task
+from engine.core.ledger import Ledger as LedgerMachine
+from engine.core.messages import ActorCall, Cancel
+from engine.core.node import NodeMachine
+from engine.core.recovery import Recovery
+from engine.core.retention import UNNUMBERED
+from tests.engine.support import eventually, home, kill9
+from tests.engine.test_node_machine import _Edge
+
+SECONDS = 20.0
+
+
+@engine.remote
+class Ledger:
+    """Appends what it is given; the answer is the position."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+    def add(self, item: Any) -> int:
+        self.items.append(item)
+        return len(self.items)
+
+    @engine.method(read_only=True)
+    def all(self) -> tuple[int, list[Any]]:
+        return os.getpid(), self.items
+
+
+def replayed() -> Any:
+    return Ledger.options(max_restarts=-1, checkpoint_every=1000).remote()
+
+
+def kill_actor(handle: Any) -> None:
+    kill9(engine.get(handle.all.remote(), timeout=SECONDS)[0])
+
+
+@engine.remote(num_cpus=0, max_calls=1)
+def call_once(ledger: Any) -> int:
+    assert engine.get(ledger.add.remote("task")) == 1
+    return os.getpid()
+
+
+def test_calls_of_a_worker_that_is_to_end_are_not_lost(cluster: Any) -> None:
+    """It stays until a checkpoint covers them, or the actor is no more."""
+    ledger = replayed()
+    pid = engine.get(call_once.remote(ledger), timeout=SECONDS)
+    eventually(lambda: "lease" not in uses(pid), what="the worker has nothing to do")
+    kill_actor(ledger)
+    assert engine.get(ledger.all.remote(), timeout=SECONDS)[1] == ["task"]
+    del ledger
+    eventually(lambda: not os.path.exists(f"/proc/{pid}"), what="the worker has ended")
+
+
+def uses(pid: int) -> list[str]:
+    return [one["use"] for one in engine.state.list_workers() if one["pid"] == pid]
+
+
+@engine.remote(num_cpus=0)
+class Caller:
+    def call(self, ledger: Any) -> int:
+        return engine.get(ledger.add.remote("actor"))  # type: ignore[no-any-return]
+
+
+def test_calls_of_a_dead_caller_outlive_it(cluster: Any) -> None:
+    """Nobody can have them applied again, so the actor takes a checkpoint when it hears of it."""
+    ledger, caller = replayed(), Caller.remote()
+    assert engine.get(caller.call.remote(ledger), timeout=SECONDS) == 1
+    assert engine.get(ledger.add.remote("driver"), timeout=SECONDS) == 2  # now we know the order
+    engine.kill(caller)
+    retained = ledger._client.retained
+    eventually(lambda: home().reactor.poll() or not retained.calls, what="a checkpoint")
+    kill_actor(ledger)
+    assert engine.get(ledger.all.remote(), timeout=SECONDS)[1] == ["actor", "driver"]
+
+
+def test_a_caller_in_the_order_that_is_no_witness_is_gone() -> None:
+    ledger = LedgerMachine(ordered=True)
+    recovery = Recovery(ledger.log, {b"alive"}, 1e9)
+    recovery.on_call(b"alive", 0, "mine")
+    recovery.on_offer(b"alive", 1, [(b"dead", 0, 2), (b"alive", 0, 1)], 0, [])
+    assert recovery.next() == "mine"
+    assert recovery.lost == 2
+    assert recovery.finished
+
+
+def test_an_actor_with_checkpoints_gets_a_process_that_has_had_no_work() -> None:
+    edge = _Edge()
+    machine = NodeMachine({"CPU": 2.0}, Config(), edge)
+    machine.on_worker_ready(b"used", 1, 0.0)
+    machine.want_actor(b"plain", {}, b"", -1, 0.0)
+    assert edge.placements == [(b"plain", b"used")]
+    machine.on_worker_ready(b"leased", 2, 0.0)
+    machine.roster.workers[b"leased"].used = True
+    machine.want_actor(b"replayed", {}, b"", -1, 0.0, unused=True)
+    assert len(edge.placements) == 1
+    assert edge.started == 1
+    machine.on_worker_ready(b"new", 3, 0.0)
+    assert edge.placements[1:] == [(b"replayed", b"new")]
+
+
+@engine.remote(num_cpus=0)
+def gate(path: str) -> None:
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
+@engine.remote
+class Starts:
+    """Has a task under way while nobody calls it."""
+
+    def start(self, path: str) -> None:
+        self.ref = gate.remote(path)
+
+    @engine.method(read_only=True)
+    def seconds(self) -> float:
+        return time.process_time()
+
+    def __checkpoint__(self) -> None:
+        return None
+
+    def __restore__(self, _saved: None) -> None:
+        self.ref = None
+
+
+def test_a_checkpoint_that_cannot_be_taken_yet_costs_nothing(cluster: Any, tmp_path: Any) -> None:
+    actor = Starts.options(max_restarts=-1, checkpoint_every=0.02).remote()
+    engine.get(actor.start.remote(str(tmp_path / "go")), timeout=SECONDS)
+    before = engine.get(actor.seconds.remote(), timeout=SECONDS)
+    end = time.monotonic() + 0.4
+    while time.monotonic() < end:  # the time is what is tested: nobody calls meanwhile
+        time.sleep(0.05)
+    assert engine.get(actor.seconds.remote(), timeout=SECONDS) - before < 0.1
+    (tmp_path / "go").touch()
+
+
+def test_a_call_sent_again_to_an_actor_that_dies_holds_nothing() -> None:
+    """What a call carries stays where it is; when its actor is no more that is over."""
+    loaded: list[Any] = []
+
+    def load(task: Any) -> None:
+        loaded.append(task)
+
+    def unload(task: Any) -> None:
+        if task in loaded:
+            loaded.remove(task)
+
+    callers = Callers(
+        b"me", b"node", lambda to, message: None, lambda task, value: None,
+        lambda task: None, load, unload,
+    )  # fmt: skip
+    client = callers.client(b"actor", "A", False, True)
+    callers.on_changed(ActorChanged(b"actor", "alive", b"first"))
+    task = Task(ActorCall(b"call", b"actor", "m", b"", UNNUMBERED), "A.m", [], 0, None)
+    task.brings, task.keep, task.actor = True, ["a reference"], client
+    callers.submit(client, task)
+    assert callers.on_done(b"actor", b"call") is task
+    unload(task)  # as the owner does with an answered call
+    callers.on_changed(ActorChanged(b"actor", "restarting"))
+    callers.on_changed(ActorChanged(b"actor", "alive", b"second"))
+    assert loaded == [task]
+    callers.on_changed(ActorChanged(b"actor", "dead"))
+    assert loaded == []
+
+
+def test_a_cancelled_call_that_was_sent_goes_with_its_cancel() -> None:
+    """It may be part of the history, so its actor says what becomes of it."""
+    sent: list[Any] = []
+    callers = Callers(
+        b"me", b"node", lambda to, message: sent.append((to, message)),
+        lambda task, value: None, lambda task: None,
+    )  # fmt: skip
+    client = callers.client(b"actor", "A", False, True)
+    task = Task(ActorCall(b"call", b"actor", "m", b"", UNNUMBERED), "A.m", [], 0, None)
+    task.actor = client
+    assert not callers.must_go(task)
+    callers.on_changed(ActorChanged(b"actor", "alive", b"first"))
+    callers.submit(client, task)
+    callers.on_changed(ActorChanged(b"actor", "restarting"))
+    assert callers.must_go(task)
+    task.cancelled = True
+    sent.clear()
+    callers.on_changed(ActorChanged(b"actor", "alive", b"second"))
+    assert sent == [(b"second", task.call), (b"second", Cancel(b"call"))]
+
+
+def test_recovery_tells_what_was_applied_before() -> None:
+    recovery = Recovery(LedgerMachine(ordered=True).log, {b"caller"}, 1e9)
+    recovery.on_call(b"caller", 0, ("caller", "first"))
+    recovery.on_call(b"caller", 1, ("caller", "second"))
+    assert recovery.held() == ["first", "second"]
+    recovery.on_offer(b"caller", 1, [(b"caller", 0, 1)], 0, [])
+    assert recovery.next() == ("caller", "first")
+    assert recovery.in_order
+    assert recovery.next() == ("caller", "second")
+    assert not recovery.in_order

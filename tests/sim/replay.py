@@ -1,0 +1,578 @@
+"""A replayed actor's edge: around the real ledger, order and recovery.
+
+Mirrors `runtime.replay` and `runtime.checkpoints`. The memory of a checkpoint is an object that
+worker and node share, as they share a memfd; its descriptor travels beside the message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import msgspec
+
+from engine.core.control import ActorChanged, Checkpoint, CheckpointKept, Restore
+from engine.core.dispatch import Task
+from engine.core.ids import owner_of
+from engine.core.ledger import APPLY, KNOWN, Caller, Ledger, Untold
+from engine.core.messages import (
+    ActorCall,
+    Covered,
+    Done,
+    DoneMany,
+    Holding,
+    Item,
+    Keep,
+    Order,
+    ReplayAsk,
+    ReplayOffer,
+)
+from engine.core.recovery import Recovery
+from engine.core.retention import READS
+from engine.core.values import ERROR_NONE, Value
+from tests.sim.member import Steps, Violation
+from tests.sim.references import Ref, encode
+
+if TYPE_CHECKING:
+    from tests.sim.worker import Worker
+
+__all__ = ["Gone", "Replay"]
+
+_OWN = "\0own"  # begins a list that stands for a reference to an object of the actor's own
+_values = msgspec.msgpack.Decoder(list[Value]).decode
+
+
+class _Memory:
+    """As `runtime.checkpoints._Memory`: what a descriptor leads to, whoever has it."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+
+class _Checkpoints:
+    """As `runtime.checkpoints.Checkpoints`."""
+
+    def __init__(self, worker: Worker, actor_id: bytes) -> None:
+        self._worker = worker
+        self._actor = actor_id
+        self._creator = owner_of(actor_id)
+        self._memories = (_Memory(), _Memory())
+        self.number = 0
+        self._open: tuple[Checkpoint, list[Ref]] | None = None
+        self._held = False
+
+    @property
+    def under_way(self) -> bool:
+        return self._open is not None
+
+    def write(self, content: Any) -> None:
+        """As `Checkpoints.write`."""
+        worker = self._worker
+        encoded = encode(content)
+        self.number += 1
+        memory = self._memories[self.number % 2]
+        memory.data = data = encoded.data
+        worker.world.faults.at_point(worker, "a checkpoint written", 10)
+        self._open = Checkpoint(self._actor, self.number, len(data), crc32(data)), encoded.refs
+        if (encoded.refs or self._held) and not worker.owner.is_dead(self._creator):
+            ids = [ref.id for ref in encoded.refs]
+            worker.send(self._creator, Keep(self._actor, self.number, ids))
+            worker.flush()
+        else:
+            self.on_holding(self.number)
+        self._held = bool(encoded.refs)
+
+    def on_holding(self, number: int) -> None:
+        """As `Checkpoints.on_holding`."""
+        if self._open is None or self._open[0].number != number:
+            return
+        worker = self._worker
+        worker.world.faults.at_point(worker, "references of a checkpoint held", 10)
+        end = worker.connections.get(worker.node)
+        if end is not None:
+            worker.world.descriptors[worker.id, number] = self._memories[number % 2]
+            worker.post(end, self._open[0])
+            worker.flush()
+
+    def on_kept(self, number: int) -> bool:
+        """As `Checkpoints.on_kept`."""
+        if self._open is None or self._open[0].number != number:
+            return False
+        self._open = None
+        return True
+
+
+class Replay:
+    """As `runtime.replay.Replay`."""
+
+    def __init__(self, worker: Worker, actor_id: bytes, every: float | None) -> None:
+        self._worker = worker
+        self._world = worker.world
+        self.actor_id = actor_id
+        self.ledger = Ledger(ordered=every is not None)
+        self.recovery: Recovery | None = None
+        self._calls_max = every if isinstance(every, int) else 1 << 60
+        self._seconds = every if isinstance(every, float) else None
+        self._look_at = self._calls_max if self._seconds is None else 0
+        self._due = 0.0
+        self._gone: list[bytes] = []
+        self._unwanted: dict[bytes, None] = {}
+        self._turn: Any = None
+        self._turn_id = b""
+        self._open: dict[bytes, tuple[Caller, int]] = {}
+        self._processes: dict[bytes, bytes] = {}
+        self._pending: tuple[int, int, dict[bytes, int], dict[bytes, int]] | None = None
+        self._kept_number = 0
+        self._event_at = 0
+        self.checkpoints: _Checkpoints | None = None
+        if every is not None:
+            self.checkpoints = _Checkpoints(worker, actor_id)
+            callers = worker.owner.callers
+            callers.identity = actor_id
+            callers.before_effect = self._before_call_to
+            callers.on_death = self._on_death
+            callers.on_move = self._note
+
+    # ------------------------------------------------------------------ calls
+
+    def take(self, peer: bytes, call: ActorCall) -> Steps:
+        """As `Replay.take`."""
+        seq = call.seq
+        if self.recovery is None and call.id in self._unwanted:
+            if seq == READS or not (yield from self._known_already(peer, call)):
+                self._drop(peer, call)
+            return
+        if self.recovery is None:
+            if self.checkpoints is not None and seq >= 0 and not call.caller:
+                known = self.ledger.begin_if_new(peer, seq, call.acked)
+                if known is not None:
+                    self._turn, self._turn_id = known, call.id
+                    yield from self._worker.run_call(peer, call)
+                    if self.ledger.applied >= self._look_at or self._kept_number:
+                        yield from self.look()
+                    return
+            yield from self._apply(peer, call)
+            return
+        if seq != READS and (yield from self._known_already(peer, call)):
+            return
+        self.recovery.on_call(call.caller or peer, seq, (peer, call))
+        yield from self.go_on()
+
+    def _known_already(self, peer: bytes, call: ActorCall) -> Steps:
+        caller = call.caller or peer
+        if call.caller:
+            self._processes[caller] = peer
+        what = self.ledger.arrive(caller, call.seq, call.acked, (peer, call.id))
+        if what == KNOWN:
+            self._world.mark("a repeated call is answered again")
+            yield from self._answer_again(peer, call)
+        return what != APPLY
+
+    def _apply(self, peer: bytes, call: ActorCall) -> Steps:
+        if call.seq >= 0:
+            if (yield from self._known_already(peer, call)):
+                return
+            known = self.ledger.begin(call.caller or peer, call.seq)
+            if call.caller:
+                known.running[call.seq] = peer, call.id
+                self._open[call.id] = known, call.seq
+            else:
+                self._turn, self._turn_id = known, call.id
+        yield from self._worker.run_call(peer, call)
+        if self.checkpoints is not None:
+            yield from self.look()
+
+    def cancel(self, call_id: bytes) -> bool:
+        """As `Replay.cancel`."""
+        running = self._worker.running
+        if self.recovery is None or (running is not None and running[1].id == call_id):
+            return False
+        waiting = [call for _peer, call in self._worker.queue] + self.recovery.held()
+        if not any(getattr(call, "id", None) == call_id for call in waiting):
+            return False
+        self._world.mark("a call was cancelled during a replay")
+        self._unwanted[call_id] = None
+        return True
+
+    def _drop(self, peer: bytes, call: ActorCall) -> None:
+        self._world.mark("a call held back for a replay was dropped")
+        self._unwanted.pop(call.id, None)
+        self._worker._cancelled(peer, call, us=-1)
+
+    def go_on(self) -> Steps:
+        """As `Replay.go_on`."""
+        recovery = self.recovery
+        while recovery is not None and (item := recovery.next()) is not None:
+            self._world.faults.at_point(self._worker, "in a replay", 10)
+            if item[1].id in self._unwanted and not recovery.in_order:
+                self._drop(*item)
+            else:
+                self._unwanted.pop(item[1].id, None)
+                yield from self._apply(*item)
+        if recovery is not None and recovery.finished:
+            self._world.mark("an actor was replayed")
+            self._world.keepers.on_replayed(self.actor_id, recovery)
+            self.recovery = None
+            self._event_at = 1 << 60
+
+    def on_reply(self, peer: bytes, message: Any) -> bytes:
+        """As `Replay.on_reply`."""
+        ledger = self.ledger
+        kind = type(message)
+        if message.id == self._turn_id and kind is not Item:
+            self._turn_id = b""
+            known = self._turn
+            known.answers[known.next - 1] = message if kind is Done else self._kept(message)
+            lacks = ledger.before_answer(peer)
+        elif message.id in self._open and kind is not Item:
+            known, seq = self._open.pop(message.id)
+            known.answers[seq] = message if kind is Done else self._kept(message)
+            peer, message.id = known.running.pop(seq)
+            lacks = ledger.before_answer(peer) if ledger.ordered else None
+        else:
+            lacks = ledger.before_effect(peer) if ledger.ordered else None
+        if lacks is not None:
+            self._tell(peer, lacks)
+        return peer
+
+    def _kept(self, message: DoneMany) -> tuple[list[Value], list[bytes | None], Any]:
+        blobs = [
+            None if value.block is None else self._world.memory.read(value.block)
+            for value in message.values
+        ]
+        values = [msgspec.structs.replace(value, block=None) for value in message.values]
+        _peer, refs = self._worker.unsettled.get(message.id, (b"", []))
+        return values, blobs, refs
+
+    def _answer_again(self, peer: bytes, call: ActorCall) -> Steps:
+        answer = self.ledger.answer(call.caller or peer, call.seq)
+        send = self._worker._send
+        if answer is None:
+            send(peer, Done(call.id, b""))
+        elif type(answer) is Done:
+            send(peer, Done(call.id, answer.data, answer.us))
+        else:
+            values, blobs, refs = answer
+            again = []
+            for value, blob in zip(values, blobs, strict=True):
+                block = None
+                if blob is not None:
+                    place = self._worker.values.place
+                    block = yield from place(len(blob), blob, peer)
+                again.append(msgspec.structs.replace(value, block=block))
+            if refs:
+                self._worker.unsettled[call.id] = (peer, refs)
+            send(peer, DoneMany(call.id, again))
+
+    # ------------------------------------------------------------------ telling the order
+
+    def _tell(self, process: bytes, lacks: Untold) -> None:
+        self._worker.send(process, Order(self.actor_id, *lacks))
+
+    def _before_call_to(self, process: bytes) -> None:
+        lacks = self.ledger.before_effect(process)
+        if lacks is not None:
+            self._tell(process, lacks)
+
+    def event(self, fresh: Any) -> Any:
+        """As `Replay.event`."""
+        recovery = self.recovery
+        if recovery is not None:
+            events = recovery.events()
+            if self._event_at < len(events) and events[self._event_at][0] == self.ledger.log.end:
+                told = events[self._event_at][1]
+                self._event_at += 1
+                self.ledger.log.note(told)
+                self._world.mark("an event was replayed")
+                return msgspec.msgpack.decode(told)
+        found = fresh()
+        self.ledger.log.note(msgspec.msgpack.encode(found))
+        return found
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def look(self) -> Steps:
+        """As `Replay.look`."""
+        checkpoints = self.checkpoints
+        assert checkpoints is not None
+        if self._kept_number:
+            number, self._kept_number = self._kept_number, 0
+            self._on_kept(number)
+        if not self._is_due():
+            return
+        if self.recovery is not None or checkpoints.under_way:
+            return  # the end of either is a reason to look again
+        if self._seconds is not None:
+            self._due = self._world.clock.now + self._seconds
+        if self._open or self._turn_id:
+            return
+        if self._worker.owner.unfinished:
+            self._world.mark("a checkpoint waits for calls that the actor has made")
+            return
+        yield from self.write()
+
+    def _is_due(self) -> bool:
+        applied = self.ledger.applied
+        if applied and self._seconds is not None and self._world.clock.now >= self._due:
+            return True
+        return applied >= self._calls_max or bool(applied and self._gone)
+
+    def write(self) -> Steps:
+        """As `Replay.write`."""
+        worker, ledger = self._worker, self.ledger
+        callers, checkpoints = worker.owner.callers, self.checkpoints
+        assert checkpoints is not None
+        worker.world.faults.at_point(worker, "taking a checkpoint", 10)
+        numbers = callers.numbering()
+        order, event = ledger.log.end, ledger.log.event_end
+        following = {one: known.next - 1 for one, known in ledger.callers.items()}
+        content = yield from worker.inside(self._content(numbers))
+        checkpoints.write(content)
+        self._pending = (order, event, following, numbers)
+        ledger.applied = 0
+        if self._seconds is not None:
+            self._due = self._world.clock.now + self._seconds
+
+    def _content(self, numbers: dict[bytes, int]) -> Steps:
+        saved = self.ledger.snapshot()
+        logs = self._worker.owner.callers.known_orders()
+        calls = yield from self._retained_calls()
+        state = yield from self._freeze(self._worker.actor.state())
+        told = []
+        for one, (following, acked, answers) in saved["callers"].items():
+            kept = []
+            for seq, answer in answers.items():
+                if type(answer) is Done:
+                    kept.append([seq, answer.data, answer.us])
+                else:
+                    values, blobs, refs = answer
+                    frozen = yield from self._freeze(list(refs))
+                    kept.append([seq, msgspec.msgpack.encode(values), list(blobs), frozen])
+            told.append([one, following, acked, kept])
+        return [saved["order"], saved["events"], told, numbers, logs, calls, state]
+
+    def _retained_calls(self) -> Steps:
+        """As `checkpoints.retained_calls`."""
+        found = []
+        for client in self._worker.owner.callers.actors.values():
+            if client.retained is not None and client.retained.calls:
+                calls = []
+                for call in client.retained.calls:
+                    task = client.retained.tasks.get(call.seq)
+                    deps = None if task is None else task.deps
+                    given = yield from self._given_arguments(call, deps)
+                    given = yield from self._freeze(given)
+                    calls.append([call.seq, call.method, call.returns, given])
+                found.append([client.id, client.name, calls])
+        return found
+
+    def _given_arguments(self, call: ActorCall, deps: list[bytes] | None) -> Steps:
+        """As `arguments.given_arguments`."""
+        worker = self._worker
+        if call.large is not None:
+            ref = worker.adopt(call.large.id)
+            args, slots = yield from worker.materialise(call.large.value, ref)
+        else:
+            args, slots = worker.decode(call.args)
+        for slot, object_id in zip(slots, deps or (), strict=True):
+            args[slot] = worker.adopt(object_id)
+        return args
+
+    def _freeze(self, thing: Any) -> Steps:
+        """As `_CheckpointRefs.reduce`: own references are replaced by their values."""
+        if type(thing) is list:
+            frozen = []
+            for one in thing:
+                frozen.append((yield from self._freeze(one)))
+            return frozen
+        if type(thing) is not Ref or owner_of(thing.id) != self._worker.id:
+            return thing
+        value = self._worker.owner.objects.entries[thing.id].value
+        if value is None:
+            raise Violation("a reference in the actor's state is not ready")
+        if value.error != ERROR_NONE:
+            return [_OWN, value.data, value.error, None]
+        found = yield from self._worker.materialise(value, thing)
+        return [_OWN, b"", ERROR_NONE, (yield from self._freeze(found))]
+
+    def _thaw(self, thing: Any) -> Steps:
+        """As `_own_again`: they become objects of this process."""
+        if type(thing) is not list:
+            return thing
+        if not thing or thing[0] != _OWN:
+            thawed = []
+            for one in thing:
+                thawed.append((yield from self._thaw(one)))
+            return thawed
+        worker = self._worker
+        _, data, error, value = thing
+        if error == ERROR_NONE:
+            return (yield from worker.put((yield from self._thaw(value))))
+        object_id = worker.ids.new()
+        worker.owner.objects.add(object_id, Value(data, error=error))
+        return Ref(worker, object_id)
+
+    def next_wake(self) -> float | None:
+        """As `Replay.next_wake`."""
+        if self.recovery is not None:
+            return self.recovery.until
+        if self._seconds is None or not self.ledger.applied or self._is_under_way():
+            return None
+        return self._due
+
+    def _is_under_way(self) -> bool:
+        return self.checkpoints is not None and self.checkpoints.under_way
+
+    def _on_kept(self, number: int) -> None:
+        assert self.checkpoints is not None
+        if not self.checkpoints.on_kept(number) or self._pending is None:
+            return
+        self._world.mark("a checkpoint is safe")
+        self._world.faults.at_point(self._worker, "a checkpoint is safe", 10)
+        worker = self._worker
+        order, event, following, numbers = self._pending
+        self._pending = None
+        self.ledger.covered(order, event)
+        for process in list(self._gone):
+            if self.ledger.callers[process].next - 1 == following.get(process):
+                self._gone.remove(process)
+                self.ledger.forget(process, process)
+        if not self._gone and self._seconds is None:
+            self._look_at = self._calls_max
+        acked = worker.owner.callers.acked
+        acked.update((one, number - 1) for one, number in numbers.items())
+        callers = {process: caller for caller, process in self._processes.items()}
+        for process in self.ledger.told():
+            seq = following.get(callers.get(process, process), -1)
+            if process in worker.connections:
+                worker.send(process, Covered(self.actor_id, order, event, seq))
+        worker.flush()
+
+    # ------------------------------------------------------------------ restoring
+
+    def restore(self, message: Restore, memory: Any) -> Steps:
+        """As `Replay.restore`; returns the state."""
+        found, worker = message.checkpoint, self._worker
+        if len(memory.data) != found.size or crc32(memory.data) != found.check:
+            raise Violation(f"checkpoint {found.number} was written to after it was kept")
+        order, events, told, numbers, logs, calls, state = worker.decode(memory.data)
+        self._world.faults.at_point(worker, "restoring", 10)
+        saved: dict[str, Any] = {"order": order, "events": events, "callers": {}}
+        for one, following, acked, kept in told:
+            answers: dict[int, Any] = {}
+            for seq, data, *rest in kept:
+                if type(rest[0]) is int:
+                    answers[seq] = Done(b"", data, rest[0])
+                else:
+                    refs = yield from self._thaw(rest[1])
+                    answers[seq] = _values(data), rest[0], refs
+            saved["callers"][one] = following, acked, answers
+        self.ledger.restore(saved)
+        worker.owner.callers.restore(numbers, logs)
+        yield from self._restore_calls(calls)
+        assert self.checkpoints is not None
+        self.checkpoints.number = found.number
+        patience = self._world.config.replay_patience_seconds
+        witnesses = {*message.witnesses, *message.actors}
+        until = self._world.clock.now + patience
+        self.recovery = Recovery(self.ledger.log, witnesses, until)
+        for one in message.witnesses:
+            if worker.owner.is_dead(one):
+                self.recovery.on_gone(one)
+            else:
+                self._ask(one, one)
+        for actor in message.actors:
+            client = worker.owner.callers.client(actor, "actor", True, True)
+            if client.state == "alive":
+                self._ask(client.process, actor)
+        worker.flush()
+        self._gone = [one for one in self.ledger.callers if one not in witnesses]
+        if self._gone:
+            self._look_at = 0
+        if not witnesses:
+            self.recovery = None
+        yield from self.go_on()
+        return (yield from self._thaw(state))
+
+    def _restore_calls(self, saved: list[Any]) -> Steps:
+        """As `checkpoints.restore_calls`."""
+        worker = self._worker
+        callers = worker.owner.callers
+        for actor, name, calls in saved:
+            client = callers.client(actor, name, True, True)
+            for seq, method, returns, frozen in calls:
+                call = ActorCall(worker.ids.new(), actor, method, b"", seq, returns)
+                task = Task(call, f"{name}.{method}", [], 0, None)
+                yield from worker._attach(task, (yield from self._thaw(frozen)))
+                callers.restore_call(client, task, seq)
+            callers.advance(client)
+            worker.flush()
+
+    def _ask(self, process: bytes, caller: bytes) -> None:
+        known = self.ledger.callers.get(caller)
+        log, seq = self.ledger.log, -1 if known is None else known.next - 1
+        covered = Covered(self.actor_id, log.start, log.event_start, seq)
+        self._worker.send(process, ReplayAsk(covered))
+
+    def on_message(self, peer: bytes, message: Any) -> Steps:
+        """As `Replay.on_message`."""
+        if type(message) is Gone and message.process in self.ledger.callers:
+            self._gone.append(message.process)
+            self._look_at = 0
+        recovery = self.recovery
+        if recovery is not None:
+            self._world.faults.at_point(self._worker, "hearing of the order", 10)
+            if type(message) is Gone:
+                recovery.on_gone(message.process)
+            elif type(message) is ActorChanged:
+                self._on_move(recovery, message)
+            elif type(message) is ReplayOffer:
+                known, sender = message.known, message.sender or peer
+                recovery.on_offer(sender, known.first, known.runs, known.event, known.events)
+            yield from self.go_on()
+        if self.checkpoints is not None:
+            yield from self.look()
+
+    def on_progress(self, message: Holding | CheckpointKept) -> None:
+        """As `Replay.on_progress`."""
+        if self.checkpoints is None:
+            return
+        if type(message) is Holding:
+            self.checkpoints.on_holding(message.number)
+        else:
+            self._kept_number = message.number
+
+    def _on_move(self, recovery: Recovery, message: ActorChanged) -> None:
+        if message.state == "dead":
+            recovery.on_gone(message.id)
+        elif message.state == "alive" and message.id in recovery.waiting:
+            self._ask(message.process, message.id)
+            self._worker.flush()
+
+    def _on_death(self, process: bytes) -> None:
+        if self.recovery is not None or process in self.ledger.callers:
+            self._worker.queue.append((b"", Gone(process)))
+
+    def _note(self, message: Any) -> None:
+        if self.recovery is not None:
+            self._worker.queue.append((b"", message))
+
+    def on_time(self) -> Steps:
+        """As `Replay.on_time`."""
+        if self.recovery is not None:
+            self._world.keepers.on_patience(self.recovery)
+            patience = self._world.config.replay_patience_seconds
+            self.recovery.on_time(self._world.clock.now, patience)
+            yield from self.go_on()
+        elif self.checkpoints is not None:
+            yield from self.look()
+
+
+class Gone:
+    """In the worker's queue: a process has died."""
+
+    __slots__ = ("process",)
+
+    def __init__(self, process: bytes) -> None:
+        self.process = process
+

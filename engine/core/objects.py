@@ -170,7 +170,7 @@ class ObjectTable:
         entry = self.entries.get(object_id)
         if entry is None or (entry.value is not None and entry.value.block != block):
             return  # its place is another one by now
-        entry.value = None
+        entry.value = entry.keep = None  # the owner lets go of what it contains as well
         self._fetches += 1
         entry.fetching = self._fetches
         self._send(owner_of(object_id), Lost(object_id, block, why, entry.fetching))

@@ -150,3 +150,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     speculation_look_seconds: float = 0.05
     # From the interrupt of the copy that came second to the end of its process.
     speculation_grace_seconds: float = 1.0
+    # Between nodes. A heartbeat four times a second: with a third of them lost, none counts as dead
+    # in years. Suspected (given nothing new) after six, dead after 4.5 s: more is long for a user.
+    heartbeat_seconds: float = 0.25
+    node_suspected_seconds: float = 1.5
+    node_dead_seconds: float = 4.5
+    # A node that the head has not answered for so long lets nothing out any more: before the head
+    # takes it for dead, with a second and a half for what two clocks may differ in.
+    node_lease_seconds: float = 3.0
+    # A node that has not found its head for so long ends its workers: nobody will miss them.
+    node_orphan_seconds: float = 60.0
+    # Bytes on their way to another node and queued for it: 4 MiB fill 10 Gbit/s at 3 ms.
+    session_window_bytes: int = 4 << 20
+    # What is not acknowledged is sent again after this long, then twice as long each time.
+    session_resend_seconds: float = 0.2
+    session_resend_seconds_max: float = 2.0
+    # A value from another node comes in pieces of this size, so that small messages get through.
+    pull_bytes: int = 256 << 10
+    # Work that waits here for so long may be sent to a node that has room.
+    spillback_seconds: float = 0.01

@@ -41,8 +41,10 @@ __all__ = [
     "LogShown",
     "LookupActor",
     "MemoryEased",
+    "NodeLost",
     "Noted",
     "Peer",
+    "Piece",
     "Preload",
     "Preloaded",
     "ReleaseSegments",
@@ -334,9 +336,13 @@ class MemoryEased(msgspec.Struct, array_like=True, gc=False, tag=90):
 
 
 class Census(msgspec.Struct, array_like=True, gc=False, tag=63):
-    """From the node: the holder of these segments is dead; which blocks there are yours?"""
+    """From the node: the holder of these segments is dead; which blocks there are yours?
+
+    `node` is the number of the node that has them; -1 where there is only one.
+    """
 
     segments: list[int]
+    node: int = -1
 
 
 class CensusReply(msgspec.Struct, array_like=True, gc=False, tag=64):
@@ -344,6 +350,7 @@ class CensusReply(msgspec.Struct, array_like=True, gc=False, tag=64):
 
     segments: list[int]
     blocks: list[tuple[int, int]]
+    node: int = -1
 
 
 class Retire(msgspec.Struct, array_like=True, gc=False, tag=65):
@@ -445,6 +452,21 @@ class Waiting(msgspec.Struct, array_like=True, gc=False, tag=112):
     """To a process: something it has asked for waits for long; `text` warns its user."""
 
     text: str
+
+
+class NodeLost(msgspec.Struct, array_like=True, gc=False, tag=150):
+    """To all processes: another node is dead, and every process and block of it with it."""
+
+    number: int
+    cause: str
+
+
+class Piece(msgspec.Struct, array_like=True, gc=False, tag=151):
+    """A part of the answer to request `number` for a value on another node; `left` bytes follow."""
+
+    number: int
+    data: bytes
+    left: int
 
 
 class History(msgspec.Struct, array_like=True, gc=False, tag=130):

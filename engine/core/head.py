@@ -20,7 +20,7 @@ from engine.core.control import (
     KillActor,
     Restore,
 )
-from engine.core.ids import owner_of, short
+from engine.core.ids import node_of, owner_of, short
 from engine.core.intensity import Deaths, backoff
 from engine.core.logs import quote
 from engine.core.values import ERROR_NONE, Value, encode_failure
@@ -103,6 +103,7 @@ class HeadMachine:
         self._dead_processes: dict[bytes, str] = {}
         self._early: dict[bytes, dict[bytes, None]] = {}  # lookups that overtook the creation
         self._delayed: list[tuple[float, ActorRecord]] = []  # to be placed again then
+        self.on_dead: Callable[[ActorRecord], None] = lambda record: None
 
     # ------------------------------------------------------------------ names
 
@@ -272,6 +273,16 @@ class HeadMachine:
         else:
             self._edge.place(record)
 
+    def processes_of(self, number: int) -> list[bytes]:
+        """All processes of a node that matter here, in order of their ids."""
+        found = {*self._by_process, *self._hosts, *map(owner_of, self._early)}
+        found.update(map(owner_of, self._reserved))
+        for record in self.actors.values():
+            if record.state != "dead":
+                found.update(record.watchers)
+                found.add(owner_of(record.create.id))
+        return sorted(one for one in found if node_of(one) == number)
+
     def tick(self, now: float) -> float | None:
         """Place actors that have waited for long enough; returns the time of the next look."""
         due = [record for when, record in self._delayed if when <= now]
@@ -296,6 +307,7 @@ class HeadMachine:
         if process and process in self._by_process:
             del self._by_process[process]
             self._edge.kill(process, record.cause)
+        self.on_dead(record)
         self._bury(record.create.id)
 
     def _free_name(self, record: ActorRecord) -> None:

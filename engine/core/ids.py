@@ -5,6 +5,9 @@ behind that id, so an object's id names its owner and no table is needed to find
 
     object id (16 bytes) = process id (8) + counter (8)
 
+On several nodes the last two bytes of a process's id are the number of its node's life
+(`core.membership`), so it needs no table either to know where a process is, or that it is dead.
+
 A task has the id of its first return value. The counter's highest bit is set in the id of a *quiet*
 call, of which no record is kept: whoever sees the id knows, and nothing has to be sent beside it.
 """
@@ -25,12 +28,15 @@ __all__ = [
     "TaskID",
     "WorkerID",
     "is_quiet",
+    "node_of",
     "owner_of",
+    "process_id",
     "short",
 ]
 
 PROCESS_BYTES = 8
 ID_BYTES = 16
+_NODE_AT = 6
 _pack = Struct(">Q").pack
 _QUIET = 1 << 63
 
@@ -54,6 +60,17 @@ class IdSource:
         """A fresh id of a call of which no record is to be kept."""
         self.count += 1
         return self.process + _pack(self.count | _QUIET)
+
+
+def process_id(drawn: bytes, number: int) -> bytes:
+    """The id of a process of node `number`; `drawn` are six random bytes."""
+    assert len(drawn) == _NODE_AT
+    return drawn + number.to_bytes(PROCESS_BYTES - _NODE_AT)
+
+
+def node_of(process: bytes) -> int:
+    """The number of the node that a process (or the owner of an object) belongs to."""
+    return int.from_bytes(process[_NODE_AT:PROCESS_BYTES])
 
 
 def is_quiet(call_id: bytes) -> bool:

@@ -39,8 +39,10 @@ from engine.core.control import (
     LogShown,
     LookupActor,
     MemoryEased,
+    NodeLost,
     Noted,
     Peer,
+    Piece,
     Preload,
     Preloaded,
     ReleaseSegments,
@@ -470,4 +472,6 @@ Message = (
     | Assigned
     | Unplaceable
     | Waiting
+    | NodeLost
+    | Piece
 )

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine.core.ids import owner_of
+from engine.core.ids import node_of, owner_of
 from engine.core.lineage import Lineage
 from engine.core.messages import AddBorrower, BorrowAck, DropBorrower, Evict, Fetch, Lost
 from engine.core.spill import SpillMachine
@@ -170,7 +170,7 @@ class ObjectTable:
         entry = self.entries.get(object_id)
         if entry is None or (entry.value is not None and entry.value.block != block):
             return  # its place is another one by now
-        entry.value = None
+        entry.value = entry.keep = None  # the owner lets go of what it contains as well
         self._fetches += 1
         entry.fetching = self._fetches
         self._send(owner_of(object_id), Lost(object_id, block, why, entry.fetching))
@@ -355,8 +355,19 @@ class ObjectTable:
         if entry is not None and entry.value is None:
             self.resolve(object_id, encode_failure(kind, f"object {object_id.hex()} {what}"))
 
-    def blocks_in(self, segments: set[int]) -> list[tuple[int, int]]:
-        """(segment, offset) of each block in these segments that belongs to an object of ours."""
+    def processes(self) -> set[bytes]:
+        """Processes that own what is borrowed here, or borrow what is owned here."""
+        found = {owner_of(object_id) for object_id in (*self.entries, *self.unsettled)}
+        for entry in self.entries.values():
+            found.update(entry.borrowers or ())
+        found.discard(self.me)
+        return found
+
+    def blocks_in(self, segments: set[int], node: int = -1) -> list[tuple[int, int]]:
+        """(segment, offset) of each block in these segments that belongs to an object of ours.
+
+        Of several nodes, the segments of this one are meant.
+        """
         blocks = self.spill.blocks() + [
             entry.value.block
             for object_id, entry in self.entries.items()
@@ -364,6 +375,8 @@ class ObjectTable:
             and entry.value.block is not None
             and owner_of(object_id) == self.me
         ]
+        if node >= 0:
+            blocks = [one for one in blocks if node_of(one.holder) == node]
         return [(one.segment, one.offset) for one in blocks if one.segment in segments]
 
     def counts(self) -> dict[str, dict[str, int]]:

@@ -19,14 +19,16 @@ from engine.core.control import (
     KillActor,
     LeaseGrant,
     LeaseReclaim,
+    NodeLost,
     Unplaceable,
     WorkerDied,
 )
 from engine.core.dispatch import Dispatcher, Task
-from engine.core.ids import IdSource, owner_of, short
+from engine.core.ids import IdSource, node_of, owner_of, short
 from engine.core.intensity import Deaths, backoff
 from engine.core.loading import Loader
 from engine.core.logs import quote
+from engine.core.lost_nodes import LostNodes
 from engine.core.messages import (
     ActorCall,
     AddBorrower,
@@ -116,6 +118,7 @@ class Owner:
         # References in the last two checkpoints of actors that this process has made.
         self._checkpoint_refs: dict[bytes, deque[Any]] = {}
         self._dead: dict[bytes, str] = {}  # processes known to be dead, and why
+        self._lost = LostNodes(self.objects, self.dispatch, self.callers)
         self._waiting: dict[bytes, Task] = {}  # tasks and calls whose arguments are pending
         self.delayed: list[tuple[float, Task]] = []  # to be tried again then
         self.unfinished = 0
@@ -146,7 +149,8 @@ class Owner:
             Lost: lambda peer, message, now: self.rebuild.on_lost(peer, message),
             FreeBlock: lambda peer, message, now: self._free_here(message.block),
             Unplaceable: lambda peer, message, now: self._on_unplaceable(message),
-            WorkerDied: self._on_worker_died,
+            WorkerDied: lambda peer, message, now: self._on_worker_died(message, now),
+            NodeLost: lambda peer, message, now: self._on_node_lost(message, now),
             Order: lambda peer, message, now: self.callers.on_order(message),
             Covered: lambda peer, message, now: self.callers.on_covered(message),
             Keep: self._on_keep,
@@ -448,7 +452,8 @@ class Owner:
 
     # ------------------------------------------------------------------ deaths
 
-    def _on_worker_died(self, peer: bytes, message: WorkerDied, now: float) -> None:
+    def _on_worker_died(self, message: WorkerDied, now: float, *, unseen: bool = False) -> None:
+        """`unseen`: nobody could look which call it ran, so any of them may have run."""
         process = message.process
         if process in self._dead:
             return
@@ -465,7 +470,7 @@ class Owner:
                 continue
             if task.brings:
                 self._unload(task)
-            if task.id == running:
+            if task.id == running or unseen:
                 self._charge(task, message, now)
             elif task.cancelled:
                 self._fail(task, _cancelled(task))
@@ -475,11 +480,11 @@ class Owner:
 
     def _on_add_borrower(self, peer: bytes, message: AddBorrower, now: float) -> None:
         # The last words of a process may be read after the node's word that it is dead.
-        if peer not in self._dead:
+        if not self.is_dead(peer):
             self.objects.on_add_borrower(peer, message)
 
     def _on_entrust(self, peer: bytes, message: Entrust, now: float) -> None:
-        if peer not in self._dead:
+        if not self.is_dead(peer):
             self.trusts.on_entrust(peer, message)
             return
         for block in (message.value.block, message.spare):  # nobody has a reference
@@ -488,7 +493,13 @@ class Owner:
 
     def died_before(self, process: bytes) -> None:
         """Something of a process that is known to be dead came up later."""
-        self.objects.on_process_died(process, self._dead[process])
+        cause = self._dead.get(process) or self._lost.causes[node_of(process)]
+        self.objects.on_process_died(process, cause)
+
+    def _on_node_lost(self, message: NodeLost, now: float) -> None:
+        """Another node is dead: all its processes are, and what lay in its memory is lost."""
+        for died in self._lost.add(message):
+            self._on_worker_died(died, now, unseen=True)
 
     def _charge(self, task: Task, message: WorkerDied, now: float) -> None:
         """A task's worker died while it ran: once more, after a while, or not any more."""
@@ -531,14 +542,16 @@ class Owner:
                 self.objects.resolve(object_id, failure)
 
     def is_dead(self, process: bytes) -> bool:
-        """Whether the death of the process has been reported."""
-        return process in self._dead
+        """Whether the death of the process, or of its node, has been reported."""
+        return process in self._dead or self._lost.has(process)
 
     # ------------------------------------------------------------------ blocks, time
 
     def _free(self, block: Block) -> None:
         if block.holder == self.me:
             self._free_here(block)
+        elif self._lost.has(block.holder):
+            pass  # the memory is gone with its node
         elif block.holder in self._dead:
             self._send(self._node, FreeBlock(block))
         else:
@@ -561,34 +574,6 @@ class Owner:
         found = [*self._waiting.values(), *self.dispatch.tasks(), *self.callers.tasks()]
         found += [task for _when, task in self.delayed]
         return list({task.id: task for task in found}.values())
-
-    def pending_reason(self, object_id: bytes) -> str:
-        """Why an object is not there yet, for messages to people."""
-        entry = self.objects.entries.get(object_id)
-        if entry is None:
-            return "unknown here"
-        if entry.value is not None:
-            return "ready"
-        task: Task | None = entry.task
-        if task is None:
-            return f"waiting for its owner, process {short(owner_of(object_id))}"
-        if task.missing:
-            return f"{task.name} waits for its arguments"
-        if task.actor is not None and not task.worker:
-            return f"{task.name} waits for its actor ({task.actor.state})"
-        if not task.worker and any(one is task for _when, one in self.delayed):
-            return f"{task.name} was stopped for its memory and waits before it is tried again"
-        if not task.worker:
-            return f"{task.name} waits for a worker with {task.shape.placing.resources}"
-        return f"{task.name} is on its way to, or runs in, process {short(task.worker)}"
-
-    def waits_for_node(self, object_id: bytes) -> tuple[bytes, bytes] | None:
-        """What the node knows it by (see `Reasons.of`), if an object waits for a worker."""
-        entry = self.objects.entries.get(object_id)
-        task: Task | None = None if entry is None else entry.task
-        if task is None or task.worker or task.missing:
-            return None
-        return (self.me, task.shape.key) if task.actor is None else (b"", task.actor.id)
 
 
 def _by_id(keep: Any) -> dict[bytes, Any]:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from engine.core.ids import node_of
 from engine.core.messages import Evict, Evicted
 from engine.core.values import Block, Value
 
@@ -85,6 +86,7 @@ class SpillMachine:
         self._send = send
         self._free = free
         self.work: Callable[[str, bytes, Block], None] = lambda kind, object_id, block: None
+        self.number: int | None = None  # of this node, where there are several
         # Told when an object of ours lies elsewhere, or is lost (None), before its place is free.
         self.moved: Callable[[bytes, Value | None], None] = lambda object_id, value: None
         self.held: dict[bytes, _Held] = {}
@@ -105,7 +107,12 @@ class SpillMachine:
     # ------------------------------------------------------------------ life of an object
 
     def keep(self, object_id: bytes, block: Block, spare: Block | None = None) -> None:
-        """An object of ours has got its value, in a block; `spare` is a second copy, on disk."""
+        """An object of ours has got its value, in a block; `spare` is a second copy, on disk.
+
+        One on another node stays there until it is released: there is no copying it to disk here.
+        """
+        if self.number is not None and node_of(block.holder) != self.number:
+            return
         held = self.held[object_id] = _Held(block, spare)
         self._clock += 1
         held.used = self._clock

@@ -34,6 +34,9 @@ class StoreEdge(Protocol):
     def members(self) -> list[bytes]:
         """The processes that may own objects or hold segments."""
 
+    def owners(self, process: bytes) -> list[bytes]:
+        """The processes that may own objects in segments of this one, on any node."""
+
     def kept(self, segment: int) -> list[int]:
         """Offsets of the blocks that are to outlive their owner, too (see `core.journal`)."""
 
@@ -75,6 +78,7 @@ class SegmentBook:
         self.limit = limit
         self.reserve = reserve
         self.used = 0
+        self.node = -1  # the node's number, where there are several
         self._edge = edge
         self._sign = sign
         self._segments: dict[int, _Segment] = {}
@@ -122,14 +126,14 @@ class SegmentBook:
 
     def on_died(self, process: bytes) -> None:
         """A process is gone: its segments live on only as long as others own blocks in them."""
-        members = [one for one in self._edge.members() if one != process]
+        members = [one for one in self._edge.owners(process) if one != process]
         orphans = [key for key, one in self._segments.items() if one.holder == process]
         for segment in orphans:
             self._segments[segment].live = dict.fromkeys(self._edge.kept(segment), _NOBODY)
             self._segments[segment].asked = set(members)
         if orphans:
             for one in members:
-                self._edge.send(one, Census(orphans))
+                self._edge.send(one, Census(orphans, self.node))
         for segment, record in list(self._segments.items()):
             if record.live is not None:
                 record.asked.discard(process)

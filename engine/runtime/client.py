@@ -285,8 +285,9 @@ class Runtime:
             records = self.records.get(message.what, list)()
             self.reactor.send(connection, Gathered(message.number, records), False)
         elif kind is Census:
-            blocks = self.owner.objects.blocks_in(set(message.segments))
-            self.reactor.send(connection, CensusReply(message.segments, blocks), False)
+            blocks = self.owner.objects.blocks_in(set(message.segments), message.node)
+            census = CensusReply(message.segments, blocks, message.node)
+            self.reactor.send(connection, census, False)
         else:
             if kind is WorkerDied:
                 self._hear_out(message.process)

@@ -147,6 +147,10 @@ class NodeStore:
         """The processes that may own objects or hold segments."""
         return self._node.members()
 
+    def owners(self, process: bytes) -> list[bytes]:
+        """The processes that may own objects in segments of this one."""
+        return self._node.members()
+
     def kept(self, segment: int) -> list[int]:
         """Offsets of the blocks that the journal names."""
         blocks = self._node.journal.state.blocks()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.core.control import History
 from engine.core.ids import is_quiet, owner_of
+from engine.core.pending import pending_reason, waits_for_node
 from engine.core.values import ERROR_NONE
 from engine.runtime.events import kind_of
 
@@ -105,7 +106,7 @@ class Views:
         owner = self._runtime.owner
         return [
             task.id, task.name, kind, state, task.attempts, task.worker, actor, submitted,
-            owner.pending_reason(task.id), owner.waits_for_node(task.id),
+            pending_reason(owner, task.id), waits_for_node(owner, task.id),
             b"" if task.parent is None else task.parent.id,
             None if task.shape is None else task.shape.placing.resources,
         ]  # fmt: skip
@@ -145,7 +146,7 @@ class Views:
         if entry.local:
             kinds.append("LOCAL_REFERENCE")
         if value is None:
-            state = self._runtime.owner.pending_reason(object_id)
+            state = pending_reason(self._runtime.owner, object_id)
         else:
             state = "ready" if value.error == ERROR_NONE else "an error"
         size = 0 if value is None else block.size if block is not None else len(value.data)

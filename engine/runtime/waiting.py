@@ -13,6 +13,7 @@ from engine import exceptions
 from engine.core.control import Blocked
 from engine.core.ids import owner_of, short
 from engine.core.objects import Entry
+from engine.core.pending import pending_reason, waits_for_node
 from engine.core.streams import ItemStream
 from engine.core.values import ERROR_NONE
 from engine.runtime.values import Unreadable
@@ -128,8 +129,8 @@ class Waits:
         """In words, why an object is not there yet; `ask` the node if it knows more."""
         owner = self._runtime.owner
         with self._runtime.lock:
-            text = owner.pending_reason(object_id)
-            asked = owner.waits_for_node(object_id) if ask else None
+            text = pending_reason(owner, object_id)
+            asked = waits_for_node(owner, object_id) if ask else None
         if asked is None:
             return text
         try:

@@ -35,6 +35,7 @@ from engine.core.messages import (
 )
 from engine.core.objects import ObjectTable
 from engine.core.owner import Owner
+from engine.core.pending import pending_reason
 from engine.core.placing import Placing
 from engine.core.values import ELSEWHERE, Block, ObjectValue, Value, decode_failure, encode_failure
 
@@ -399,7 +400,7 @@ class _World:
                 worker.work()
             while self.deliver():
                 pass
-        reasons = [self.owner.pending_reason(ref.id) for ref in self.held]
+        reasons = [pending_reason(self.owner, ref.id) for ref in self.held]
         raise AssertionError(f"not there for ever: {reasons}")
 
     def finish(self) -> None:

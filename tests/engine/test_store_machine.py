@@ -27,6 +27,9 @@ class Edge:
     def members(self) -> list[bytes]:
         return list(self.alive)
 
+    def owners(self, process: bytes) -> list[bytes]:
+        return self.members()
+
     def kept(self, segment: int) -> list[int]:
         """Nothing is kept beyond its owner."""
         return []

@@ -9,6 +9,7 @@
 `memory`             blocks of memory and disk, and whoever reads one that is gone
 `values`             allocating, files, views (as `runtime.values`, `memory` and `disk`)
 `spilling`           the thread that copies to disk and back (as `runtime.spilling`)
+`requests`           what a process asks its node for (as `runtime.requests`)
 `process`, `user`    the edge of a driver or worker (as `runtime.client`), and the public verbs
 `worker`             queue, execution and answers (as `runtime.worker`, `runtime.execution`)
 `node`               the edge of the node (as `runtime.node`, `runtime.services`)
@@ -18,6 +19,9 @@
 `topologies`         a topology on its inline edge, with epochs, crashes and a disk that forgets
 `workload`           the driver's program, drawn as it runs
 `faults`             which faults a seed has and how strong; who dies where
+`wires`, `head`      several hosts: bad links; the head, its journal and the disk that has it
+`cluster_node`       the edge of a node among several (around `engine.core.outside`)
+`cluster`            lives of nodes and of the head, and calm at the end
 `world`              all of it, and one run: faults, healing, liveness, census of what is left
 `checks`, `marks`    what must hold at the end; what a long run must have hit
 ===================  =========================================================================

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from engine.core.ids import short
 from engine.core.objects import Entry
+from engine.core.pending import pending_reason
 from tests.sim.member import Failure, Violation
 from tests.sim.tasks import ANY, Expect
 
 if TYPE_CHECKING:
+    from tests.sim.node import Node
     from tests.sim.process import Process
     from tests.sim.world import World
 
@@ -39,8 +41,8 @@ def error_is_excused(world: World, expect: Expect, error: Failure) -> None:
     elif any(one.cancelled for one in closure) and kind in _OF_CANCELS:
         good = True
     elif kind == "ObjectReconstructionFailedError":
-        good = world.damage.happened()
-    elif kind == "WorkerCrashedError" and world.damage.happened():
+        good = world.values_lost()
+    elif kind == "WorkerCrashedError" and world.values_lost():
         good = world.deaths > 0  # the retries may have gone into making it again
     elif kind == "WorkerCrashedError":
         limit = world.config.restart_deaths_max
@@ -82,15 +84,15 @@ def value_is_right(world: World, expect: Expect, value: int) -> None:
 
 def nothing_is_left(world: World) -> None:
     """The census after a run: no object, no lease, no wait, no block."""
-    if not world.node.alive:
-        return
-    for process in [world.driver, *world.workers()]:
+    processes = [world.driver] if world.node.alive else []
+    for process in [*processes, *world.workers()]:
         left = _left_in_process(process)
         if left:
             raise Violation(f"left in {world.name(process.id)}: {left}")
-    left = _left_in_node(world)
-    if left:
-        raise Violation(f"left in the node: {left}")
+    for node in world.nodes():
+        left = _left_in_node(world, node)
+        if left:
+            raise Violation(f"left in {world.name(node.id)}: {left}")
 
 
 def _left_in_process(process: Process) -> dict[str, Any]:
@@ -131,6 +133,7 @@ def _left_in_process(process: Process) -> dict[str, Any]:
         "bytes of lineage": owner.objects.lineage.nbytes,
         "memory is short": spill.short or values.missing,
         "waiting for memory": values.waiters,
+        "parts of values": values.pieces,
         "blocks": _blocks(process),
     }
     if process.kind == "worker":
@@ -144,7 +147,7 @@ def _blocks(process: Process) -> list[Any]:
     left = []
     for block in process.values.live():
         owner = process.values.owners.get(block)  # none: it was never written
-        if owner is None or process.world.is_alive(owner):
+        if owner is None or process.world.is_reachable(owner):
             left.append(block)
         else:
             process.world.mark("a block outlives its owner")
@@ -158,8 +161,8 @@ def _names(world: World, entry: Entry) -> dict[str, int]:
     }
 
 
-def _left_in_node(world: World) -> dict[str, Any]:
-    node, machine = world.node, world.node.machine
+def _left_in_node(world: World, node: Node) -> dict[str, Any]:
+    machine = node.machine
     segments = node.store._segments | node.disk._segments
     holders = {
         key: segment.holder.hex()
@@ -209,5 +212,5 @@ def _state(process: Any) -> str:
         running = process.running[1] if process.running else None
         line += f", runs {running!r}"[:200] + f", has {len(process.queue)} queued"
     pending = [one for one, entry in process.owner.objects.entries.items() if entry.value is None]
-    reasons = "; ".join(process.owner.pending_reason(one) for one in pending[:5])
+    reasons = "; ".join(pending_reason(process.owner, one) for one in pending[:5])
     return f"{line}; pending: {reasons}"

@@ -9,6 +9,8 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from tests.sim.node import Node
+
 if TYPE_CHECKING:
     from tests.sim.world import World
 
@@ -31,9 +33,20 @@ KINDS = {
     "little memory": "the object store is too small for all large values",
     "little disk": "and the disk is too small as well",
     "disk errors": "writing to disk fails, or making a file does",
-    "node death": "the node dies, and every worker with it",
+    "node death": "the driver's node dies, and every worker with it",
+    "loss": "datagrams between hosts are lost, up to 30 %",
+    "repeats": "datagrams between hosts come twice",
+    "reordering": "datagrams between hosts overtake each other",
+    "link cuts": "a link between hosts is cut, one way or both",
+    "node crashes": "a node dies with its workers, and comes back as another",
+    "head crashes": "the head dies, and comes back from its journal",
+    "lost writes": "what a dead head had not synced is lost, torn or garbled",
 }
-_DEADLY = {"kills", "points", "forks", "exits", "actor kills", "node death"}
+_DEADLY = {
+    *("kills", "points", "forks", "exits", "actor kills", "node death", "link cuts"),
+    "node crashes",
+}
+_BETWEEN_HOSTS = ("link cuts", "node crashes", "head crashes")
 _SHARE = 0.45  # of seeds have a given kind on
 _RARE = {"node death": 0.04, "little memory": 0.35}
 
@@ -58,7 +71,7 @@ class Faults:
         self._disk_rate = draw.choice([0.1, 0.7])
         self._latency = draw.choice([5e-6, 20e-6, 200e-6])
         self.deaths_left = draw.choice([1, 3, 10, 25])
-        self._timed = [kind for kind in ("kills", "stops", "node death") if self.on[kind]]
+        self._timed: list[str] = []
 
     def active(self) -> bool:
         """Whether faults still happen."""
@@ -66,6 +79,13 @@ class Faults:
 
     def begin(self) -> None:
         """Have timed faults happen from now on."""
+        kinds = ("kills", "stops", "node death")
+        if self._world.several:
+            kinds += _BETWEEN_HOSTS
+        self._timed = [kind for kind in kinds if self.on[kind]]
+        self._wait()
+
+    def _wait(self) -> None:
         if self._timed:
             self._world.clock.after(self._draw.expovariate(1 / self._pause), self._strike)
 
@@ -76,24 +96,44 @@ class Faults:
         if kind == "node death":
             if self._draw.random() < 0.1:
                 self._world.mark("fault: node death")
-                self._world.node_dies()
+                self._world.node_dies(self._world.node)
                 return
         elif kind == "stops":
             self._stop()
+        elif kind in _BETWEEN_HOSTS:
+            self._strike_hosts(kind)
         else:
             alive = self._world.workers()
             if alive and self.deaths_left > 0:
                 self.deaths_left -= 1
                 self._world.mark("fault: kills")
                 self._world.end(self._draw.choice(alive), "was killed by SIGKILL")
-        self.begin()
+        self._wait()
+
+    def _strike_hosts(self, kind: str) -> None:
+        hosts = self._world.hosts
+        assert hosts is not None
+        if kind == "link cuts":
+            self._world.mark("fault: link cuts")
+            hosts.wires.cut()
+        elif self._draw.random() < 0.2:
+            if kind == "head crashes":
+                hosts.crash_head()
+            else:
+                hosts.crash_node()
 
     def _stop(self) -> None:
         world = self._world
-        member = self._draw.choice([*world.workers(), world.driver, world.node])
-        if member.alive and not member.frozen():
+        members: list[Any] = [*world.workers(), world.driver, *world.nodes()]
+        if world.hosts is not None:
+            members.append(world.hosts.head)
+        member = self._draw.choice(members)
+        if member.alive and member.frozen_until <= world.clock.now:
             world.mark("fault: stops")
-            member.frozen_until = world.clock.now + self._draw.expovariate(1 / 0.01)
+            seconds = self._draw.expovariate(1 / 0.01)
+            if world.several and isinstance(member, Node) and self._draw.random() < 0.2:
+                seconds = 2 * world.config.node_dead_seconds * self._draw.random()
+            member.frozen_until = world.clock.now + seconds
             world.clock.at(member.frozen_until, member.thaw)
 
     def at_point(self, process: Any, name: str, times: int = 1) -> None:
@@ -109,6 +149,13 @@ class Faults:
             self._world.mark("fault: points")
             self._world.mark("killed " + name)
             self._world.die(process, "was killed by SIGKILL")
+
+    def at_head_point(self) -> bool:
+        """Whether the head dies between a write and its sync."""
+        if self.on["head crashes"] and self.active() and self._draw.random() < 0.1:
+            self._world.mark("fault: head crashes")
+            return True
+        return False
 
     def dies_in_fork(self) -> bool:
         """Whether a worker dies before it says hello."""

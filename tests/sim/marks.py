@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from engine.core.between import Body, NotPlaced
 from engine.core.messages import Message
 from tests.sim.faults import KINDS
 
@@ -27,6 +28,12 @@ _BRANCHES = (
     *("a lost argument", "gave a call back for a lost argument"),
     *("fault: damage", "waits for what was lost"),
     *("spilled", "spilled in vain", "threads ask for memory one after the other"),
+    *("a journal begins anew", "a line waits for room in a session", "a torn batch"),
+    *("a node comes back as another", "a node is told that another is dead"),
+    *("came to a host that is down",),
+    *("a node's life is over: has not found its head", "pulled from another node"),
+    *("a node's life is over: was declared dead by the head", "lost on a cut link"),
+    *("datagram Fenced", "the end of a journal was cut off", "the head is back"),
     *("a history was compared", "a repeated call is answered again", "an event was replayed"),
     *("an actor was replayed", "calls were replayed", "an answer of a replayed actor"),
     *("a checkpoint waits for calls that the actor has made", "a checkpoint is safe"),
@@ -56,6 +63,8 @@ _ABSENT = {
     *("ChannelFrame", "Entrust", "Entrusted", "Fork", "Forked", "History", "KillWorker"),
     *("Leaving", "Log", "LogShown", "Preload", "Preloaded", "Stop"),
 }
+# A node refuses no actor here: there are no placement groups and environments of several nodes.
+_NEVER = {NotPlaced}
 
 
 def required() -> list[str]:
@@ -67,6 +76,7 @@ def required() -> list[str]:
         *(f"an error: {kind}" for kind in _ERRORS),
         *(f"died with its sender: {kind}" for kind in _LOST),
         *(f"message {kind}" for kind in messages if kind not in _ABSENT),
+        *(f"datagram in a packet {kind.__name__}" for kind in Body.__args__ if kind not in _NEVER),
         *_BRANCHES,
     ]
 

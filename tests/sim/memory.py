@@ -19,22 +19,28 @@ class Memory:
     """The content of all blocks of a world."""
 
     def __init__(self) -> None:
-        self._content: dict[tuple[int, int], bytes] = {}
-        self._damaged: set[tuple[int, int, int]] = set()  # places on disk, and what was there
+        self._content: dict[tuple[bytes, int, int], bytes] = {}
+        # Places on disk, and what was there.
+        self._damaged: set[tuple[tuple[bytes, int, int], int]] = set()
+
+    @staticmethod
+    def _key(block: Block) -> tuple[bytes, int, int]:
+        """Each node numbers its segments; a block's holder tells which node's it is."""
+        return block.holder[6:], block.segment, block.offset
 
     def write(self, block: Block, data: bytes) -> None:
         """Fill a block that was just allocated."""
-        key = (block.segment, block.offset)
+        key = self._key(block)
         if key in self._content:
             raise Violation(f"{block} was given out while something lies there")
         self._content[key] = data
-        self._damaged.discard((*key, crc32(data)))
+        self._damaged.discard((key, crc32(data)))
 
     def damage(self, draw: Random) -> bool:
         """Something on disk can be read no more, nor by those who come late. False: all is."""
         whole = [
-            (*key, crc32(data)) for key, data in self._content.items()
-            if key[0] < 0 and (*key, crc32(data)) not in self._damaged
+            (key, crc32(data)) for key, data in self._content.items()
+            if key[1] < 0 and (key, crc32(data)) not in self._damaged
         ]  # fmt: skip
         if whole:
             self._damaged.add(draw.choice(whole))
@@ -42,18 +48,28 @@ class Memory:
 
     def read(self, block: Block) -> bytes:
         """What lies in a block."""
-        if block.segment < 0 and (block.segment, block.offset, block.check) in self._damaged:
+        if self._is_damaged(block):
             raise Failure("ObjectLostError", "it is damaged.")
-        data = self._content.get((block.segment, block.offset))
+        data = self.peek(block)
         if data is None:
             raise Violation(f"{block} is read after it was freed")
+        return data
+
+    def _is_damaged(self, block: Block) -> bool:
+        return block.segment < 0 and (self._key(block), block.check) in self._damaged
+
+    def peek(self, block: Block) -> bytes | None:
+        """The same; None when nothing lies there, or nothing that can be read."""
+        data = self._content.get(self._key(block))
+        if data is None or self._is_damaged(block):
+            return None
         if block.segment < 0 and crc32(data) != block.check:
             raise Violation(f"something else lies in {block}")
         return data
 
     def wipe(self, block: Block) -> None:
         """A block is free: nobody may look at it from now on."""
-        self._content.pop((block.segment, block.offset), None)
+        self._content.pop(self._key(block), None)
 
 
 class Space:

@@ -40,12 +40,13 @@ class End:
 
     __slots__ = (
         *("closed", "eof", "flight", "inbox", "last", "latency", "member", "noted", "other"),
-        *("out", "peer", "served"),
+        *("out", "peer", "remote", "served"),
     )
 
     def __init__(self, member: Member, peer: bytes, latency: float) -> None:
         self.member = member
         self.peer = peer
+        self.remote = b""  # of a node's end: the process of another node that it stands for
         self.other: End = self  # set by Network.line
         self.latency = latency
         self.out: list[Any] = []
@@ -81,9 +82,24 @@ class Network:
         first.other, second.other = second, first
         self.ends[one.id, other.id] = first
         self.ends[other.id, one.id] = second
+        return self._joined(first, second)
+
+    def proxy(self, member: Member, node: Member, remote: bytes) -> End:
+        """A line of a process to one of another node; the end that the node has instead."""
+        assert (member.id, remote) not in self.ends, "a second line between the same two"
+        faults = self._world.faults
+        first = End(member, remote, faults.latency())
+        second = End(node, member.id, faults.latency())
+        second.remote = remote
+        first.other, second.other = second, first
+        self.ends[member.id, remote] = first
+        self.ends[node.id, member.id + remote] = second
+        return self._joined(first, second)[1]
+
+    def _joined(self, first: End, second: End) -> tuple[End, End]:
         for end in (first, second):
             if not end.member.alive:  # the node has not heard yet: the descriptor goes with it
-                self._close(end)
+                self.close(end)
         return first, second
 
     def flush(self, end: End) -> None:
@@ -98,16 +114,17 @@ class Network:
             return
         cut = self._world.faults.split(len(out))
         if cut:
-            self._send(end, out[:cut])
-            self._send(end, out[cut:])
+            self.send(end, _encode(out[:cut]))
+            self.send(end, _encode(out[cut:]))
         else:
-            self._send(end, out)
+            self.send(end, _encode(out))
 
-    def _send(self, end: End, messages: list[Any]) -> None:
+    def send(self, end: End, frame: bytes) -> None:
+        """Write a frame as it is on one end."""
         clock = self._world.clock
         when = clock.now + end.latency + self._world.faults.delay()
         end.last = when = max(when, end.last)
-        end.flight.append(_encode(messages))
+        end.flight.append(frame)
         clock.at(when, self._arrive, end)
 
     def _arrive(self, end: End) -> None:
@@ -129,17 +146,25 @@ class Network:
     def read(self, end: End) -> list[Any]:
         """Everything that lies in the inbox of an end."""
         messages: list[Any] = []
-        now, name, peer = self._world.clock.now, end.member.id, end.peer
         while end.inbox:
-            frame = end.inbox.popleft()
-            self.frames += 1
-            self._hash.update(_stamp(now) + peer + name + frame)
-            self.trace.append((now, peer, name, frame))
-            messages += _decode(frame)
+            messages += _decode(self.take(end))
         marks = self._world.marks
         for message in messages:
             marks[_NAMES[type(message)]] += 1
         return messages
+
+    def take(self, end: End) -> bytes:
+        """The next frame that lies in the inbox of an end, as it is."""
+        frame = end.inbox.popleft()
+        self.note(end.peer, end.member.id, frame)
+        return frame
+
+    def note(self, sender: bytes, receiver: bytes, frame: bytes) -> None:
+        """A frame is delivered: it belongs to the trace."""
+        now = self._world.clock.now
+        self.frames += 1
+        self._hash.update(_stamp(now) + sender + receiver + frame)
+        self.trace.append((now, sender, receiver, frame))
 
     def serve(self, end: End) -> None:
         """The process begins to read this end."""
@@ -155,9 +180,10 @@ class Network:
     def close_all(self, member: Member) -> None:
         """A process is dead: its ends close; the others see that once they have read the rest."""
         for end in [end for (one, _), end in self.ends.items() if one == member.id]:
-            self._close(end)
+            self.close(end)
 
-    def _close(self, end: End) -> None:
+    def close(self, end: End) -> None:
+        """Close one end: the other sees that once it has read the rest."""
         world = self._world
         end.closed = True
         end.out.clear()
@@ -182,9 +208,16 @@ class Network:
         name = self._world.name
         return [
             f"{now * 1e3:10.3f} ms  {name(peer)} -> {name(to)}: "
-            + "; ".join(_text(message) for message in _decode(frame))
+            + "; ".join(_text(message) for message in _readable(frame))
             for now, peer, to, frame in list(self.trace)[-count:]
         ]
+
+
+def _readable(frame: bytes) -> list[Any]:
+    try:
+        return _decode(frame)
+    except msgspec.ValidationError:  # a datagram between hosts
+        return [msgspec.msgpack.decode(frame)]
 
 
 def _text(message: Any) -> str:

@@ -66,6 +66,8 @@ class _Record:
 class Node(Member):
     """One node, with the head in it. Implements the edges of the machines."""
 
+    number = 0  # where there are several: of this life of the node
+
     def __init__(self, world: World, process: bytes, resources: dict[str, float]) -> None:
         super().__init__(world, process, 1)
         self.config = world.config
@@ -115,9 +117,13 @@ class Node(Member):
 
     def start_worker(self, environment: bytes) -> None:
         """As `Node.start_worker`."""
-        process = self.world.draw.randbytes(8)
+        process = self.new_process()
         self.records[process] = _Record("worker", 0)
-        self.world.fork(process)
+        self.world.fork(self, process)
+
+    def new_process(self) -> bytes:
+        """The id of a process to be."""
+        return self.world.draw.randbytes(8)
 
     def forked(self, process: bytes, member: Any) -> None:
         """As `Node._on_forked`: the zygote says which pid it is."""
@@ -149,16 +155,25 @@ class Node(Member):
             self.send(peer, died)
             self.send(peer, Peer(process, record.pid, False))
         self.send(self.driver, died)
-        self.head.on_process_died(process, record.pid, died.cause, record.peers, now=now)
+        self.tell_head(died, list(record.peers))
         self.store.on_died(process)
         self.disk.on_died(process)
         self.pressure.on_died(process, now)
         self.gatherings.on_died(process)
-        for orphan in list(self.machine.workers.values()):
-            if orphan.owner == process and orphan.use == "lease":
-                self.world.mark("killed with its owner")
-                self.kill(orphan.process, f"its owner (pid {record.pid}) {cause}")
+        self.kill_orphans(process, f"its owner (pid {record.pid}) {cause}")
         self._after_turn()
+
+    def tell_head(self, died: WorkerDied, peers: list[bytes]) -> None:
+        """A process is dead: its actor, and those that it has made, are the head's business."""
+        now = self.world.clock.now
+        self.head.on_process_died(died.process, died.pid, died.cause, peers, now=now)
+
+    def kill_orphans(self, owner: bytes, cause: str) -> None:
+        """Workers leased to a dead process may still run its tasks."""
+        for orphan in list(self.machine.workers.values()):
+            if orphan.owner == owner and orphan.use == "lease":
+                self.world.mark("killed with its owner")
+                self.kill(orphan.process, cause)
 
     def kill(self, process: bytes, cause: str) -> None:
         """As `Node.kill`."""
@@ -257,10 +272,14 @@ class Node(Member):
             return
         now = self.world.clock.now
         looks = [self.machine.tick(now), self.pressure.tick(now), self.gatherings.tick(now)]
-        looks.append(self.head.tick(now))
+        looks.append(self.tick(now))
         self._next_look = 0.0
         self._look_at(min((look for look in looks if look is not None), default=None))
         self.flush()
+
+    def tick(self, now: float) -> float | None:
+        """What else looks at the clock: the head, where it lives in the node."""
+        return self.head.tick(now)
 
     # ------------------------------------------------------------------ head's edge
 
@@ -326,6 +345,10 @@ class Node(Member):
             for one, record in self.records.items()
             if record.kind == "driver" or one in self.machine.workers
         ]
+
+    def owners(self, process: bytes) -> list[bytes]:
+        """As `NodeStore.owners`."""
+        return self.members()
 
     def kept(self, segment: int) -> list[int]:
         """Nothing is kept beyond its owner."""

@@ -1,8 +1,8 @@
 """The edge of a process that submits work: around the real owner machine, in virtual time.
 
-Mirrors `runtime.client`, `runtime.waiting`, `runtime.requests` and what matters of
-`runtime.reactor` (`values` and `spilling` have the rest); names are the same, so that a change
-there finds its place here.
+Mirrors `runtime.client`, `runtime.waiting` and what matters of `runtime.reactor` (`requests`,
+`values` and `spilling` have the rest); names are the same, so that a change there finds its place
+here.
 
 User code is a generator on the process's one main thread. It yields a float (it computes so long
 and looks at no socket) or a pair (ready, deadline): it waits, and serves the sockets meanwhile.
@@ -25,24 +25,25 @@ from engine.core.control import (
     Gather,
     Gathered,
     MemoryEased,
+    NodeLost,
     Peer,
+    Piece,
     ReleaseSegments,
     Reply,
-    Request,
     Restore,
     SegmentDropped,
-    SegmentsReturned,
     Waiting,
     WorkerDied,
 )
 from engine.core.dispatch import Task
-from engine.core.ids import IdSource
+from engine.core.ids import IdSource, node_of
 from engine.core.messages import BorrowAck, ReplayAsk
 from engine.core.owner import Owner
-from engine.core.values import ERROR_USER, Block, Value, encode_failure
-from tests.sim.member import Failure, Killed, Member, Steps, Violation
+from engine.core.values import ERROR_USER, Block, Value
+from tests.sim.member import Killed, Steps, Violation
 from tests.sim.network import End
 from tests.sim.references import Handle, Ref, decoder_of
+from tests.sim.requests import Requests
 from tests.sim.spilling import Spilling
 from tests.sim.values import Values
 
@@ -51,15 +52,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Interrupted", "Process"]
 
-# Requests whose answer is a segment of one's own.
-_LEASES = ("segment", "disk")
-
 
 class Interrupted(BaseException):
     """KeyboardInterrupt: the call that runs was cancelled."""
 
 
-class Process(Member):
+class Process(Requests):
     """A driver, or the part of a worker that is not about executing."""
 
     kind = "driver"
@@ -67,7 +65,6 @@ class Process(Member):
     def __init__(self, world: World, process: bytes, pid: int, node: bytes) -> None:
         super().__init__(world, process, pid)
         self.node = node
-        self.node_alive = True
         self.config = world.config
         self.ids = IdSource(process)
         self.released: deque[bytes] = deque()
@@ -77,10 +74,6 @@ class Process(Member):
         self.unseen: deque[bytes] = deque()
         self.values = Values(self)
         self._connecting: dict[bytes, list[Any]] = {}
-        self._requests = 0
-        self.replies: dict[int, Any] = {}
-        self.promised: dict[int, bytes] = {}
-        self.abandoned: dict[int, str] = {}  # requests whose asker was interrupted
         self.after_turn: deque[Callable[[], None]] = deque()
         self.owner = Owner(
             self.ids, node, world.config,
@@ -90,6 +83,7 @@ class Process(Member):
             definition=world.definitions.__getitem__,
             retry=self._retry_exception,
         )  # fmt: skip
+        self.owner.objects.spill.number = world.number_of(process)
         self.spilling = Spilling(self)
         self.inside_engine = 0  # code of the engine computes: no signal interrupts it
         self.running: tuple[bytes, Any] | None = None  # the call whose code runs here
@@ -369,8 +363,8 @@ class Process(Member):
             self.world.on_freed_early(message.id)
         if type(message) is ReplayAsk:
             self.world.faults.at_point(self, "asked for the order", 10)
-        if type(message) is WorkerDied:
-            self.world.on_told_of_death(self.owner, message.process)
+        if type(message) in (WorkerDied, NodeLost):
+            self.world.on_told_of_death(self.owner, message)
         if not self.owner.handle(peer, message, self.world.clock.now):
             self.unclaimed(peer, message)
 
@@ -400,14 +394,22 @@ class Process(Member):
         elif kind is Gather:
             self.post(end, Gathered(message.number, [self.id.hex()]))
         elif kind is Census:
-            blocks = self.owner.objects.blocks_in(set(message.segments))
-            self.post(end, CensusReply(message.segments, blocks))
+            blocks = self.owner.objects.blocks_in(set(message.segments), message.node)
+            self.post(end, CensusReply(message.segments, blocks, message.node))
+        elif kind is Piece:
+            if (whole := self.values.on_piece(message)) is not None:
+                self._on_answer(whole)
         else:
             if kind is WorkerDied:
                 self._hear_out(message.process)
             elif kind is ActorChanged and message.state != "alive":
                 client = self.owner.callers.actors.get(message.id)
                 self._hear_out(b"" if client is None else client.process)
+            elif kind is NodeLost:
+                for peer in [*self.connections, *self._connecting]:
+                    if node_of(peer) == message.number:
+                        self._hear_out(peer)
+                        self._connecting.pop(peer, None)
             return False
         return True
 
@@ -425,23 +427,6 @@ class Process(Member):
         self.open(end)
         for queued in waiting:
             self.post(end, queued)
-
-    def _on_reply(self, message: Reply) -> None:
-        promised = self.promised.pop(message.number, None)
-        if promised is None:
-            self._on_answer(message)
-        elif message.error:
-            failure = encode_failure(message.result["kind"], message.error)
-            self.owner.objects.resolve(promised, failure)
-        else:
-            self.owner.objects.resolve(promised, Value(b"\xc3"))
-
-    def _on_answer(self, message: Any) -> None:
-        what = self.abandoned.pop(message.number, None)
-        if what is None:
-            self.replies[message.number] = message
-        else:
-            self._give_up(what, message)
 
     def on_closed(self, end: End) -> None:
         """As `Runtime._on_closed`."""
@@ -492,82 +477,6 @@ class Process(Member):
             return (yield from steps)
         finally:
             self.inside_engine -= 1
-
-    # ------------------------------------------------------------------ requests
-
-    def request(self, what: str, **args: Any) -> Steps:
-        """As `Requests.request`: ask the node and wait; a Reply or an Attach."""
-        return (yield from self._await(self._ask(what, args), what))
-
-    def request_unless(self, what: str, unless: Callable[[], bool], **args: Any) -> Steps:
-        """As `Requests.request_unless`."""
-        number = self._ask(what, args)
-        try:
-            yield (
-                lambda: number in self.replies or unless() or not self.node_alive
-            ), None
-            if number not in self.replies and unless():
-                self._withdraw(number, what)
-                return None
-        except BaseException:  # interrupted: what the node grants now is given back
-            self._withdraw(number, what)
-            raise
-        return (yield from self._await(number, what))
-
-    def _ask(self, what: str, args: dict[str, Any]) -> int:
-        self.check_node()
-        self._requests += 1
-        self.send(self.node, Request(self._requests, what, args))
-        self.flush()
-        return self._requests
-
-    def _withdraw(self, number: int, what: str) -> None:
-        """As `Requests._withdraw`."""
-        if number not in self.replies:
-            self.world.mark("a request for memory is withdrawn")
-            self._requests += 1
-            self.send(self.node, Request(self._requests, "withdraw", {"which": number}))
-        self._abandon(number, what)
-        self.flush()
-
-    def _await(self, number: int, what: str) -> Steps:
-        try:
-            yield (lambda: number in self.replies or not self.node_alive), None
-        except BaseException:  # the call that asks was cancelled
-            self._abandon(number, what)
-            raise
-        if number in self.replies:
-            return self.replies.pop(number)
-        raise Failure("NodeDiedError", f"the node died before it answered {what!r}")
-
-    def _abandon(self, number: int, what: str) -> None:
-        """As `Requests._abandon`."""
-        self.world.mark("nobody takes the answer to a request")
-        answer = self.replies.pop(number, None)
-        if answer is None:
-            self.abandoned[number] = what
-        else:
-            self._give_up(what, answer)
-
-    def _give_up(self, what: str, answer: Any) -> None:
-        if what in _LEASES and type(answer) is Attach:
-            self.send(self.node, SegmentsReturned([answer.segment]))
-
-    def promise(self, what: str, **args: Any) -> Ref:
-        """As `Requests.promise`."""
-        self.check_node()
-        object_id = self.ids.new()
-        self._requests += 1
-        self.promised[self._requests] = object_id
-        self.owner.objects.add(object_id)
-        self.send(self.node, Request(self._requests, what, args))
-        self.flush()
-        return Ref(self, object_id)
-
-    def check_node(self) -> None:
-        """As in `session.runtime`: every verb does."""
-        if not self.node_alive:
-            raise Failure("NodeDiedError", "the node is dead")
 
     def _retry_exception(self, task: Task, value: Value) -> bool:
         if task.retry_exceptions and task.retries != 0 and value.error == ERROR_USER:

@@ -36,7 +36,9 @@ class Ref:
     def __del__(self) -> None:
         home = self.home
         if self.tracked:
-            del home.escaped[self.id]
+            note = home.escaped.get(self.id)
+            if note is not None and note() is self:  # there may be two, as in `store.refs`
+                del home.escaped[self.id]
         home.released.append(self.id)
 
 

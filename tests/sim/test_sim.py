@@ -15,14 +15,19 @@ from typing import Any
 
 import pytest
 
+from engine.core.cluster import Cluster
 from engine.core.dispatch import Dispatcher
 from engine.core.head import HeadMachine
 from engine.core.loading import Loader
+from engine.core.lost_nodes import LostNodes
 from engine.core.node import NodeMachine
 from engine.core.objects import ObjectTable
 from engine.core.owner import Owner
 from engine.core.pressure import Pressure
+from engine.core.relay import Relay
+from engine.core.session import Session
 from engine.core.spill import SpillMachine
+from engine.core.spillback import Spillback
 from engine.core.store import SegmentBook
 from engine.core.streams import ItemStreams
 from tests.layout import ROOT
@@ -124,6 +129,21 @@ def _always_gone(self: Any, peer: bytes, message: Any) -> Any:
         self.uses = uses
 
 
+def _nobody(self: Any, *_args: Any) -> list[Any]:
+    return []
+
+
+def _as_it_comes(self: Any, packet: Any, now: float) -> list[bytes]:
+    self._on_ack(packet.ack)
+    self._owes = True
+    self.received = max(self.received, packet.seq)
+    return [packet.body] if packet.seq else []
+
+
+def _do_only(self: Any, event: Any) -> None:
+    self._apply(event)
+
+
 # These show only where memory is short.
 SHORT = {
     "what a call carries may move": (SpillMachine, "carry", _no_use),
@@ -131,7 +151,17 @@ SHORT = {
     "calls never let go of what they carried": (Loader, "unload", _nothing),
     "requests of the dead are kept": (Pressure, "on_died", _nothing),
 }
-MISTAKES = SHORT | {
+# And these where there are several nodes.
+SEVERAL = {
+    "packets are sent once": (Session, "tick", _nothing),
+    "packets are taken as they come": (Session, "on_packet", _as_it_comes),
+    "the deaths of processes are kept from other nodes": (Relay, "on_died", _nothing),
+    "demands that nobody granted elsewhere are forgotten": (Spillback, "_take_home", _nothing),
+    "owners do not bury the processes of a dead node": (LostNodes, "add", _nobody),
+    "actors on a dead node are not made again": (HeadMachine, "processes_of", _nobody),
+    "events are not written": (Cluster, "_do", _do_only),
+}
+MISTAKES = SHORT | SEVERAL | {
     "borrowers are not registered": (ObjectTable, "on_add_borrower", _nothing),
     "borrowers are never let go": (ObjectTable, "on_drop_borrower", _nothing),
     "replies do not wait for registrations": (ObjectTable, "after_settled", _settle_at_once),
@@ -147,9 +177,11 @@ MISTAKES = SHORT | {
 }  # fmt: skip
 
 
-def _run_all(count: int, short: bool) -> None:
+def _run_all(count: int, mistake: str) -> None:
     for seed in range(count):
-        if not short or World(seed).faults.on["little memory"]:
+        if mistake in SHORT and not World(seed).faults.on["little memory"]:
+            continue
+        if mistake not in SEVERAL or World(seed).several:
             run(seed)
 
 
@@ -158,7 +190,7 @@ def test_a_mistake_in_a_machine_is_found(mistake: str, monkeypatch: pytest.Monke
     machine, name, wrong = MISTAKES[mistake]
     monkeypatch.setattr(machine, name, wrong)
     with pytest.raises(Failed):
-        _run_all(3000, mistake in SHORT)
+        _run_all(3000, mistake)
 
 
 def test_a_failed_seed_is_told_and_kept(

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from engine.core.control import Attach, Reply, SegmentsReturned
+from engine.core.control import Attach, Piece, Reply, SegmentsReturned
+from engine.core.ids import node_of
 from engine.core.pressure import AT_ALL, AT_ONCE, IF_SOON
 from engine.core.values import Block
 from engine.store.arena import Arena
@@ -85,6 +86,7 @@ class Values:
         self._growing = False
         self._freed: deque[Block] = deque()
         self._mapped: dict[int, None] = {}
+        self.pieces: dict[int, bytes] = {}  # of values from other nodes, by request
 
     def free(self, block: Block) -> None:
         """As `Values.free`."""
@@ -272,6 +274,8 @@ class Values:
         """As `Values.view`: what lies there, and the pin if it is in memory."""
         home = self._home
         block = home.look(ref.id, block)
+        if self._is_away(block):
+            return (yield from self._pull(block, ref)), None
         if block.segment < 0:
             self._world.mark("read from disk")
             try:
@@ -285,6 +289,31 @@ class Values:
             raise _unreadable(error, block) from error
         pin.data = self._world.memory.read(block)
         return pin.data, pin
+
+    def _is_away(self, block: Block) -> bool:
+        number = self._world.number_of(self._home.id)
+        return number is not None and node_of(block.holder) != number
+
+    def _pull(self, block: Block, ref: Ref) -> Steps:
+        """What lies on another node is read into memory of our own; until then it stays there."""
+        home = self._home
+        self._world.mark("pulled from another node")
+        try:
+            answer = yield from home.inside(home.request("pull", block=block))
+        finally:
+            if block.segment > 0:
+                home.unseen.append(ref.id)
+        if answer.error:
+            raise _unreadable(Failure("ObjectLostError", answer.error), block)
+        return answer.result
+
+    def on_piece(self, message: Piece) -> Reply | None:
+        """A part of a value from another node; the answer once all are there."""
+        data = self.pieces[message.number] = self.pieces.get(message.number, b"") + message.data
+        if message.left:
+            return None
+        del self.pieces[message.number]
+        return Reply(message.number, data)
 
     def _read_file(self, block: Block) -> Steps:
         yield from self.reach(block)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.core.pending import pending_reason
 from tests.sim import checks
 from tests.sim.member import Failure, Steps, Violation
 from tests.sim.references import Handle, Ref
@@ -76,7 +77,7 @@ class Workload:
             "cancel": 3.0 * on["cancels"], "kill": 1.0 * on["actor kills"],
             "leave": 0.7 * on["exits"],
         }  # fmt: skip
-        if draw.random() < 0.4:
+        if not world.several and draw.random() < 0.4:  # checkpoints stay on their node
             wishes |= world.keepers.wishes
         self._steps = [name for name in wishes if name == "submit" or draw.random() < 0.7]
         self._weights = [wishes[name] for name in self._steps]
@@ -89,7 +90,7 @@ class Workload:
         """What the driver is doing, for people."""
         owner = self.world.driver.owner
         pending = [one for one, entry in owner.objects.entries.items() if entry.value is None]
-        reasons = "; ".join(owner.pending_reason(one) for one in pending[:4])
+        reasons = "; ".join(pending_reason(owner, one) for one in pending[:4])
         return f"the driver is at {self._now}; {len(pending)} objects pending: {reasons}"
 
     def run(self, user: User) -> Steps:

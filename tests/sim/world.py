@@ -8,10 +8,13 @@ from random import Random
 from typing import Any
 
 from engine.config import Config
+from engine.core.control import NodeLost, WorkerDied
+from engine.core.ids import node_of, process_id
 from engine.core.messages import Call
 from tests.sim import checks
 from tests.sim.actors import Actors
 from tests.sim.clock import Clock
+from tests.sim.cluster import Hosts
 from tests.sim.damage import Damage
 from tests.sim.faults import Faults
 from tests.sim.keepers import Keepers
@@ -66,7 +69,20 @@ class World:
         self.marks: Counter[str] = Counter()
         self.faults = Faults(self, draw)
         self.damage = Damage(self, seed)
+        # One host with the head in its node, as most people have it; or a head and several nodes.
+        self.several = draw.random() < 0.25
+        scale = draw.choice([0.01, 0.03, 0.1, 1.0])
         self.config = Config(
+            heartbeat_seconds=0.25 * scale,
+            node_suspected_seconds=1.5 * scale,
+            node_lease_seconds=3.0 * scale,
+            node_dead_seconds=4.5 * scale,
+            node_orphan_seconds=6.0,
+            session_resend_seconds=draw.choice([0.005, 0.05]),
+            session_resend_seconds_max=0.2,
+            session_window_bytes=draw.choice([500, 100_000]),
+            pull_bytes=draw.choice([5_000, 50_000]),
+            spillback_seconds=draw.choice([0.0, 0.01]),
             inline_bytes_max=1000,
             frame_bytes_max=draw.choice([400, 64 << 20]),
             in_flight_calls_max=draw.choice([3, 20, 20_000]),
@@ -106,9 +122,15 @@ class World:
         self._pid = 100
         self._processes: dict[bytes, Member] = {}
         self.cpus = draw.choice([1, 2, 2, 3, 4])
-        self.node = Node(self, draw.randbytes(8), {"CPU": float(self.cpus)})
-        self.driver = User(self, draw.randbytes(8), self._new_pid(), self.node.id)
-        self._processes[self.node.id] = self.node
+        self.hosts = Hosts(self) if self.several else None
+        if self.hosts is None:
+            self.node = Node(self, draw.randbytes(8), {"CPU": float(self.cpus)})
+            driver = draw.randbytes(8)
+            self._processes[self.node.id] = self.node
+        else:
+            self.node = self.hosts.begin(self.cpus)
+            driver = process_id(draw.randbytes(6), self.node.number)
+        self.driver = User(self, driver, self._new_pid(), self.node.id)
         self._processes[self.driver.id] = self.driver
         self.network.line(self.node, self.driver)
         self.node.adopt(self.driver, "driver", self.driver.pid)
@@ -124,22 +146,49 @@ class World:
         """Count that something was hit."""
         self.marks[what] += 1
 
+    def number_of(self, process: bytes) -> int | None:
+        """The number of a process's node; None where there is only one."""
+        return node_of(process) if self.several else None
+
+    def nodes(self) -> list[Node]:
+        """All nodes that live."""
+        return [one for one in self._processes.values() if isinstance(one, Node) and one.alive]
+
+    def node_at(self, process: bytes) -> Node:
+        """The node of a process, alive or not."""
+        found = self._processes[self._processes[process].node]
+        assert isinstance(found, Node)
+        return found
+
+    def add_node(self, node: Node) -> None:
+        """A node has joined."""
+        self._processes[node.id] = node
+
     def name(self, process: bytes) -> str:
         """A process in words."""
-        if process == self.node.id:
-            return "node"
+        member = self._processes.get(process)
+        if isinstance(member, Node):
+            return f"node {node_of(process)}" if self.several else "node"
         if process == self.driver.id:
             return "driver"
-        member = self._processes.get(process)
-        return f"worker {member.pid if member is not None else '?'} {process.hex()[:6]}"
+        where = f" of node {node_of(process)}" if self.several else ""
+        return f"worker {member.pid if member is not None else '?'} {process.hex()[:6]}{where}"
 
     def is_alive(self, process: bytes) -> bool:
         """Whether a process lives."""
         return process in self._processes and self._processes[process].alive
 
+    def is_reachable(self, process: bytes) -> bool:
+        """Whether a process lives, and its node does."""
+        return self.is_alive(process) and self.node_at(process).alive
+
     def is_well(self, process: bytes) -> bool:
         """Whether a process lives, or has ended in good order."""
         return self.is_alive(process) or process in self.retired
+
+    def values_lost(self) -> bool:
+        """Whether values may have been lost without their owner: on disk, or with a node."""
+        return self.damage.happened() or self.marks["a node is told that another is dead"] > 0
 
     def workers(self) -> list[Worker]:
         """Living workers, in order of birth."""
@@ -149,18 +198,18 @@ class World:
 
     # ------------------------------------------------------------------ births and deaths
 
-    def fork(self, process: bytes) -> None:
+    def fork(self, node: Node, process: bytes) -> None:
         """The zygote was asked for a worker."""
-        self.clock.after(self.draw.uniform(0.2e-3, 4e-3), self._forked, process)
+        self.clock.after(self.draw.uniform(0.2e-3, 4e-3), self._forked, node, process)
 
-    def _forked(self, process: bytes) -> None:
-        if not self.node.alive:
+    def _forked(self, node: Node, process: bytes) -> None:
+        if not node.alive:
             return
-        worker = Worker(self, process, self._new_pid(), self.node.id)
+        worker = Worker(self, process, self._new_pid(), node.id)
         self._processes[process] = worker
-        self.network.line(self.node, worker)
-        self.node.records[process].member = worker
-        self.node.open(self.network.ends[self.node.id, process])
+        self.network.line(node, worker)
+        node.records[process].member = worker
+        node.open(self.network.ends[node.id, process])
         self.clock.after(self.draw.random() * 1e-3, self._known, worker)
         if self.faults.dies_in_fork():
             self.end(worker, "was killed by SIGKILL")
@@ -169,8 +218,9 @@ class World:
 
     def _known(self, worker: Worker) -> None:
         """The node hears of the new worker's pid, and watches it from now on."""
-        if self.node.alive:
-            self.node.forked(worker.id, worker)
+        node = self.node_at(worker.id)
+        if node.alive:
+            node.forked(worker.id, worker)
             worker.watched = True
             if not worker.alive:
                 self._announce(worker)
@@ -180,10 +230,11 @@ class World:
         self.clock.after(delay, self._bury, worker)
 
     def _bury(self, worker: Worker) -> None:
-        if self.node.frozen():
-            self.clock.at(self.node.frozen_until, self._bury, worker)
+        node = self.node_at(worker.id)
+        if node.frozen():
+            self.clock.at(node.frozen_until, self._bury, worker)
         else:
-            self.node.gone(worker.id, worker.cause)
+            node.gone(worker.id, worker.cause)
 
     def die(self, process: Member, cause: str) -> None:
         """The process whose code runs dies here."""
@@ -214,13 +265,14 @@ class World:
         if worker.notebook:
             self.paid[worker.notebook] += 1
 
-    def node_dies(self) -> None:
-        """The node dies; its workers go with it (the kernel sees to that)."""
-        self.node.alive = False
-        self.network.close_all(self.node)
+    def node_dies(self, node: Node) -> None:
+        """A node dies; its workers go with it (the kernel sees to that)."""
+        node.alive = False
+        self.network.close_all(node)
         for worker in self.workers():
-            worker.watched = False
-            self.end(worker, "lost its node")
+            if worker.node == node.id:
+                worker.watched = False
+                self.end(worker, "lost its node")
 
     def holder_is_gone(self, process: bytes, segment: int) -> bool:
         """Whether nobody could give this segment back."""
@@ -257,11 +309,15 @@ class World:
         self.paid[task_id] += 1
         self.raised[task_id] += 1
 
-    def on_told_of_death(self, owner: Any, worker: bytes) -> None:
-        """An owner is about to hear that a worker is dead."""
-        lease = owner.dispatch.leases.get(worker)
-        if lease is not None:
-            self.exposed.update(lease.in_flight.keys())
+    def on_told_of_death(self, owner: Any, message: WorkerDied | NodeLost) -> None:
+        """An owner is about to hear that a worker is dead, or a node with all its workers."""
+        for worker, lease in owner.dispatch.leases.items():
+            if type(message) is NodeLost:
+                dead = node_of(worker) == message.number
+            else:
+                dead = worker == message.process
+            if dead:
+                self.exposed.update(lease.in_flight.keys())
 
     def on_freed_early(self, object_id: bytes) -> None:
         """A process holds a reference whose owner has released the object."""
@@ -308,13 +364,16 @@ class World:
         clock = self.clock
         bound = self.faults.until + LIVENESS_SECONDS
         for _ in range(_STEPS_MAX):
-            if clock.next() is None or clock.now > bound:
+            if clock.next() is None or clock.now > bound or (self.several and self.finished):
                 break
             clock.step()
         else:
             raise Violation(f"{_STEPS_MAX} steps at {clock.now:.3f} s: it goes round in circles")
         if not self.finished:
             raise Violation(f"stuck at {clock.now:.3f} s: {self.workload.where()}")
+        if self.hosts is not None:
+            self.hosts.calm_down(bound)
+            return
         if clock.next() is not None:
             raise Violation(f"still ticking at {clock.now:.3f} s, all is done")
         checks.nothing_is_left(self)

@@ -37,7 +37,6 @@ _BRANCHES = (
     *("a history was compared", "a repeated call is answered again", "an event was replayed"),
     *("an actor was replayed", "calls were replayed", "an answer of a replayed actor"),
     *("a checkpoint waits for calls that the actor has made", "a checkpoint is safe"),
-    *("calls of a dead caller were lost with the actor",),
     *("stayed for its calls to a replayed actor", "topology: crash", "topology: power"),
     *("topology: program", "topology: a result was compared"),
     *("topology: epochs were committed",),

@@ -76,8 +76,8 @@ class Disk:
         if inode not in self._held:
             self._held[inode] = os.open(path, os.O_RDONLY)
 
-    def close(self) -> None:
-        """Let go of all files."""
+    def let_go(self) -> None:
+        """Of all files. (`close` is that of `os`.)"""
         while self._held:
             os.close(self._held.popitem()[1])
 
@@ -222,7 +222,7 @@ def run_topology(seed: int, marks: Counter[str]) -> str:
             with _on_disk(disk, _Chance(draw)):
                 return _Run(draw, root, disk, marks).go()
         finally:
-            disk.close()
+            disk.let_go()
 
 
 class _Run:

@@ -99,6 +99,19 @@ class Requests:
             raise (getattr(exceptions, kind, None) or _BUILTIN_ERRORS[kind])(reply.error)
         return reply.result
 
+    def tell(self, what: str, **args: Any) -> None:
+        """Ask for what cannot fail, and wait for nothing; it leaves with what is asked next.
+
+        Raises NodeDiedError when the node is known to be dead.
+        """
+        runtime = self._runtime
+        if not runtime.node_alive:
+            raise exceptions.NodeDiedError(f"the node died before it was asked for {what!r}")
+        with runtime.lock:
+            self._number += 1
+            self._abandoned[self._number] = what
+            runtime.send(runtime.node, Request(self._number, what, args))
+
     def promise(self, what: str, value: Any = None, **args: Any) -> ObjectRef[Any]:
         """Ask; the answer (or `value`, once it has come) becomes an object of this process."""
         runtime = self._runtime

@@ -107,7 +107,9 @@ def placement_group(
         )
     group = secrets.token_bytes(8)
     about = {"name": name, "namespace": home.info["namespace"], "strategy": strategy}
-    home.ask("create_group", group=group, bundles=bundles, detached=lifetime is not None, **about)
+    # Only a name may be taken, so only for one is there an answer to wait for.
+    ask = home.ask if name else home.requests.tell
+    ask("create_group", group=group, bundles=bundles, detached=lifetime is not None, **about)
     return PlacementGroup(group, bundles, name)
 
 
@@ -135,7 +137,7 @@ def remove_placement_group(placement_group: PlacementGroup) -> None:
     """
     if not isinstance(placement_group, PlacementGroup):
         raise TypeError(f"expected a PlacementGroup, not a {type(placement_group).__name__}")
-    runtime().ask("remove_group", group=placement_group.id)
+    runtime().requests.tell("remove_group", group=placement_group.id)
 
 
 def get_placement_group(placement_group_name: str) -> PlacementGroup:

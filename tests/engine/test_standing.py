@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 import engine
+from engine import state
 from engine.exceptions import ActorDiedError, NodeDiedError
 from engine.runtime.address import LOG, SOCKET, TOKEN, TOKEN_BYTES
 from tests.engine.support import ROOT, alive, eventually, finished_script, gone, kill9, run_script
@@ -294,6 +295,7 @@ def test_a_killed_node_leaves_no_process_and_is_replaced(
 ) -> None:
     driver, _own, _kept = busy_driver(standing, tmp_path)
     family = standing.family()
+    eventually((standing.directory / "journal.db").exists)  # it is written behind
     kill9(standing.pid)
     eventually(lambda: gone(family))
     driver.communicate(timeout=10)
@@ -393,6 +395,15 @@ def test_who_says_nothing_is_turned_away(standing: Standing) -> None:
 
 def test_a_node_without_descriptors_lets_nobody_in_and_lives(standing: Standing) -> None:
     engine.init(address=standing.address)
+
+    def settled() -> bool:
+        workers = state.list_workers(filters=[("worker_type", "=", "WORKER")])
+        live = [one for one in workers if one["is_alive"]]
+        zygote = 1
+        return len(psutil.Process(standing.pid).children()) == len(live) + zygote
+
+    # One that is being started needs descriptors: then the node would end.
+    eventually(settled)
     open_ones = set(map(int, os.listdir(f"/proc/{standing.pid}/fd")))
     following = min(set(range(len(open_ones) + 1)) - open_ones)
     resource.prlimit(standing.pid, resource.RLIMIT_NOFILE, (following, following))

@@ -65,7 +65,7 @@ def test_a_worker_that_dies_while_it_is_asked_for_its_work(tmp_path: Path) -> No
     """It is stopped, so the pool asks it to give back what it has not begun."""
 
     def stop_at_first(number: int) -> int:
-        if number == 1000:
+        if number == 1500:  # in the midst of a batch
             (tmp_path / "pid").write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGSTOP)
         return number

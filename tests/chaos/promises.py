@@ -55,7 +55,8 @@ PROMISES = [
         "R9", "head `kill -9`",
         "whoever waits is told at once, and a new engine serves within 5 s (p99)",
         "no acknowledged submission lost: the head lives in the node, and all work of an engine "
-        "ends with its node; what outlives it are checkpoints of topologies",
+        "ends with its node; what outlives it are checkpoints of topologies, and in the directory "
+        "of a node that stands its scopes and detached actors",
     ),
     Promise(
         "R10", "streams: death while mapping, saving, restoring, committing, closing",

@@ -16,7 +16,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from engine.runtime.address import SOCKET, TOKEN, TOKEN_BYTES, peer_of, sweep, taken, within
-from engine.wire.descriptors import reserve
 
 if TYPE_CHECKING:
     from engine.runtime.node import Node
@@ -68,8 +67,7 @@ class Door:
 
     def _on_knock(self) -> None:
         try:
-            with reserve:
-                sock, _address = self._listener.accept()
+            sock, _address = self._listener.accept()  # what is kept back is not for guests
         except (BlockingIOError, ConnectionAbortedError):  # gone again
             return
         except OSError as error:  # no descriptor is left: who knocks waits until one may be

@@ -278,7 +278,8 @@ class Node:
         """Hear of a process's death."""
         record = self._processes[process]
         try:
-            record.pidfd = os.pidfd_open(record.pid)
+            with reserve:
+                record.pidfd = os.pidfd_open(record.pid)
         except ProcessLookupError:  # dead and reaped already
             self._gone(process)
             return
@@ -422,7 +423,8 @@ class Node:
     def _on_hello(self, peer: bytes, message: Hello) -> None:
         record = self._processes[peer]
         if record.kind == "worker" and record.connection is not None:
-            record.notebook = Notebook(record.connection.take_descriptor())
+            with reserve:  # a mapping has a descriptor of its own
+                record.notebook = Notebook(record.connection.take_descriptor())
             self.logs.met(peer, message.pid, record.notebook)
         if message.error:  # it ends by itself, which is when its start has failed
             self.machine.on_setup_failed(record.environment, message.error)

@@ -30,8 +30,8 @@ class NodeStore:
         self._node = node
         self._directory = directory
         self._files = SegmentFiles(directory)
-        reserve = int(limit * node.config.recovery_store_share)
-        self.memory = SegmentBook(limit, self, reserve=reserve)
+        for_recovery = int(limit * node.config.recovery_store_share)
+        self.memory = SegmentBook(limit, self, reserve=for_recovery)
         self.disk = SegmentBook(self._files.disk_limit(node.config), self, sign=-1)
         self.pressure = Pressure(self.memory, self, node.config)
 

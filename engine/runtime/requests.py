@@ -56,13 +56,16 @@ class Requests:
         return self._await(number, what, None)
 
     def _ask(self, what: str, args: dict[str, Any]) -> int:
-        runtime = self._runtime
-        with runtime.lock:
-            self._number += 1
-            number = self._number
-            runtime.send(runtime.node, Request(number, what, args))
-            runtime.reactor.flush()
+        with self._runtime.lock:
+            number = self._send(what, args)
+            self._runtime.reactor.flush()
         return number
+
+    def _send(self, what: str, args: dict[str, Any]) -> int:
+        """Queue a request; returns its number. Under the lock."""
+        self._number += 1
+        self._runtime.send(self._runtime.node, Request(self._number, what, args))
+        return self._number
 
     def _withdraw(self, number: int, what: str) -> None:
         """The answer is needed no longer: the node need not look for one."""
@@ -70,8 +73,7 @@ class Requests:
         with runtime.lock:
             self._abandon(number, what)
             if number in self._abandoned:
-                self._number += 1
-                runtime.send(runtime.node, Request(self._number, "withdraw", {"which": number}))
+                self._send("withdraw", {"which": number})
             runtime.reactor.flush()
 
     def _await(self, number: int, what: str, timeout: float | None) -> Any:
@@ -108,19 +110,15 @@ class Requests:
         if not runtime.node_alive:
             raise exceptions.NodeDiedError(f"the node died before it was asked for {what!r}")
         with runtime.lock:
-            self._number += 1
-            self._abandoned[self._number] = what
-            runtime.send(runtime.node, Request(self._number, what, args))
+            self._abandoned[self._send(what, args)] = what
 
     def promise(self, what: str, value: Any = None, **args: Any) -> ObjectRef[Any]:
         """Ask; the answer (or `value`, once it has come) becomes an object of this process."""
         runtime = self._runtime
         object_id = runtime.ids.new()
         with runtime.lock:
-            self._number += 1
-            self._promised[self._number] = object_id, value
             runtime.owner.objects.add(object_id)
-            runtime.send(runtime.node, Request(self._number, what, args))
+            self._promised[self._send(what, args)] = object_id, value
             runtime.reactor.flush()
         return ObjectRef(object_id)
 

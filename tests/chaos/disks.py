@@ -12,7 +12,10 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.trial import Found, trial
 from tests.faults.jobs import model, output_of, write_input
@@ -94,37 +97,53 @@ def spill_errors(count: int) -> Found:
         f"pwrite64:error={name}:when={when}"
         for when in ("{}", "{}+") for name in ("ENOSPC", "EIO")
     ]  # fmt: skip
-    return _loop(count, kinds, _SPILLS)
+    wrong = Counter[str]({"hangs": 0, "drivers died": 0, "wrong results": 0})
+    return _loop(count, kinds, wrong, "errors told", _spill)
 
 
-def _loop(count: int, kinds: list[str], script: str) -> Found:
-    """Each kind of failure at the first call, the second, and so on, until none is hit."""
+def _spill(folder: Path, kind: str, number: int) -> tuple[int, str, int]:
+    ended, hits = traced(_SPILLS, folder, kind.format(number))
+    if not ended.returncode:
+        return hits, "", int(ended.stdout.split()[-1])
+    print(kind.format(number), ended.stderr[-3000:], file=sys.stderr)
+    return hits, "drivers died" if ended.returncode < 0 else "wrong results", 0
+
+
+def _loop(
+    count: int,
+    kinds: list[str],
+    wrong: Counter[str],
+    told: str,
+    attempt: Callable[[Path, str, int], tuple[int, str, int]],
+) -> Found:
+    """Each kind of failure at the first call, the second, and so on, until none is hit.
+
+    `attempt(folder, kind, number)` returns how many calls failed, what was wrong then, and how many
+    errors were told, which `told` is the name of.
+    """
     if shutil.which("strace") is None:
         return Found(0, note=NEEDS)
-    wrong = Counter[str]({"hangs": 0, "drivers died": 0, "wrong results": 0})
-    injected, told, done, left = 0, 0, 0, list(kinds)
+    figures = Counter[str]({"calls that failed": 0, told: 0})
+    done, left = 0, list(kinds)
     for number in range(1, CALLS_MAX):
         for kind in list(left):
-            if done >= count or not left:
+            if done >= count:
                 break
             with tempfile.TemporaryDirectory() as name:
                 try:
-                    ended, hits = traced(script, Path(name), kind.format(number))
+                    hits, mistake, errors = attempt(Path(name), kind, number)
                 except subprocess.TimeoutExpired:
                     wrong["hangs"] += 1
                     continue
             if not hits:
                 left.remove(kind)
                 continue
-            done, injected = done + 1, injected + hits
-            if ended.returncode:
-                print(kind.format(number), ended.stderr[-3000:], file=sys.stderr)
-                wrong["drivers died"] += ended.returncode < 0
-                wrong["wrong results"] += ended.returncode > 0
-            else:
-                told += int(ended.stdout.split()[-1])
-    figures = {"calls that failed": injected, "errors told": told}
-    return Found(done, dict(wrong), figures, note=ENDS[not left], complete=not left)
+            done += 1
+            figures["calls that failed"] += hits
+            figures[told] += errors
+            if mistake:
+                wrong[mistake] += 1
+    return Found(done, dict(wrong), dict(figures), note=ENDS[not left], complete=not left)
 
 
 # ------------------------------------------------------------------------------ checkpoints
@@ -154,35 +173,20 @@ EVENTS = 1_500
 @trial("R19", unit="failing calls", short=1, long=400, minutes=12)
 def checkpoint_errors(count: int) -> Found:
     """The N-th sync or rename of a stream's checkpoints and files fails: the output is whole."""
-    if shutil.which("strace") is None:
-        return Found(0, note=NEEDS)
+    kinds = [f"{call}:error={name}:when={{}}" for call, name in
+             (("fsync", "EIO"), ("rename", "ENOSPC"), ("fsync", "ENOSPC"))]  # fmt: skip
     wrong = Counter[str]({"hangs": 0, "drivers died": 0, "wrong output": 0})
-    wanted, done, injected, told = model(EVENTS), 0, 0, 0
-    left = [f"{call}:error={name}:when={{}}" for call, name in
-            (("fsync", "EIO"), ("rename", "ENOSPC"), ("fsync", "ENOSPC"))]
-    for number in range(1, CALLS_MAX):
-        for kind in list(left):
-            if done >= count:
-                break
-            with tempfile.TemporaryDirectory() as name:
-                folder = Path(name)
-                write_input(folder / "in", EVENTS)
-                try:
-                    ended, hits = traced(_JOB, folder, kind.format(number))
-                    if ended.returncode == 0 and "told" in ended.stdout:
-                        told += 1  # the job gave up: another driver goes on where it was
-                        ended, _ = traced(_JOB, folder, kind.format(NEVER))
-                except subprocess.TimeoutExpired:
-                    wrong["hangs"] += 1
-                    continue
-                if not hits:
-                    left.remove(kind)
-                    continue
-                done, injected = done + 1, injected + hits
-                if ended.returncode:
-                    print(kind.format(number), ended.stderr[-3000:], file=sys.stderr)
-                    wrong["drivers died"] += 1
-                else:
-                    wrong["wrong output"] += output_of(folder) != wanted
-    figures = {"calls that failed": injected, "jobs that gave up, and were gone on with": told}
-    return Found(done, dict(wrong), figures, note=ENDS[not left], complete=not left)
+    told = "jobs that gave up, and were gone on with"
+    return _loop(count, kinds, wrong, told, partial(_checkpoint, model(EVENTS)))
+
+
+def _checkpoint(wanted: Any, folder: Path, kind: str, number: int) -> tuple[int, str, int]:
+    write_input(folder / "in", EVENTS)
+    ended, hits = traced(_JOB, folder, kind.format(number))
+    gave_up = ended.returncode == 0 and "told" in ended.stdout
+    if gave_up:  # another driver goes on where it was
+        ended, _ = traced(_JOB, folder, kind.format(NEVER))
+    if not ended.returncode:
+        return hits, "" if output_of(folder) == wanted else "wrong output", int(gave_up)
+    print(kind.format(number), ended.stderr[-3000:], file=sys.stderr)
+    return hits, "drivers died", int(gave_up)

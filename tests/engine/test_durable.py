@@ -27,16 +27,6 @@ SECONDS = 20
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """An engine with 2 CPUs and 64 MiB of memory for objects."""
-    assert not engine.is_initialized()
-    folder = tmp_path_factory.mktemp("spill")
-    engine.init(num_cpus=2, object_store_memory=64 << 20, object_spilling_directory=str(folder))
-    yield engine
-    engine.shutdown()
-
-
 @pytest.fixture(autouse=True)
 def nothing_stays(small: Any) -> Iterator[None]:
     """Both copies are gone with the last reference."""

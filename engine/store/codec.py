@@ -20,6 +20,7 @@ import io
 import pickle
 import threading
 import traceback
+import types
 from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any
@@ -57,7 +58,6 @@ _U64 = Struct("<Q")
 _loads = pickle.loads
 # Others while classes are registered (`register`).
 _dumps: Callable[..., bytes] = pickle.dumps
-_cloud_dumps: Callable[..., bytes] = cloudpickle.dumps
 _MAIN = b"__main__"
 _PLAIN_MAX = 64 * 1024
 _DESERIALIZER_MAX = 1 << 20
@@ -200,7 +200,32 @@ def encode_durable(
     return Encoded(file.getvalue(), _raw(buffers), refs)
 
 
-class _DurablePickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Reducers(dict[type, Any]):
+    """A table of reducers for a pickler: the registered classes, then those of `others`."""
+
+    def __init__(self, others: Any) -> None:
+        super().__init__()
+        self._others = others
+
+    def __missing__(self, cls: type) -> Any:
+        return self._others[cls]
+
+
+def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    """As cloudpickle does, but for the file, which later versions leave out.
+
+    Without it tracebacks of workers would not say which line of the user's program raised.
+    """
+    make, parts = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return make, tuple(code.co_filename if one == "<dynamic-code>" else one for one in parts)
+
+
+class _CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    dispatch_table = _Reducers(cloudpickle.Pickler.dispatch_table)
+    dispatch_table[types.CodeType] = _reduce_code
+
+
+class _DurablePickler(_CodePickler):
     keep: Callable[[Any, ArrowPart], int | None] | None = None
 
     def reducer_override(self, obj: Any) -> Any:
@@ -344,17 +369,6 @@ _SMALL_BATCH = _dumps(_SmallBatchStandIn(), protocol=5, buffer_callback=lambda _
 # ------------------------------------------------------------------------------ custom classes
 
 
-class _Reducers(dict[type, Any]):
-    """A table of reducers for a pickler: the registered classes, then those of `others`."""
-
-    def __init__(self, others: Any) -> None:
-        super().__init__()
-        self._others = others
-
-    def __missing__(self, cls: type) -> Any:
-        return self._others[cls]
-
-
 _registered = _Reducers(copyreg.dispatch_table)
 # Classes that the pickler writes by itself, without asking any table.
 _BUILT_IN = (
@@ -363,8 +377,8 @@ _BUILT_IN = (
 )
 
 
-class _CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    dispatch_table = _Reducers(cloudpickle.Pickler.dispatch_table)
+class _CloudPickler(_CodePickler):
+    dispatch_table = _Reducers(_CodePickler.dispatch_table)
 
 
 def register(cls: type, serializer: Callable[[Any], Any], deserializer: Any) -> None:
@@ -373,7 +387,7 @@ def register(cls: type, serializer: Callable[[Any], Any], deserializer: Any) -> 
     The deserializer travels with each value. Raises TypeError for a class that cannot be registered
     and SerializationError for a deserializer that cannot travel.
     """
-    global _dumps, _cloud_dumps
+    global _dumps
     if cls in _BUILT_IN:
         raise TypeError(
             f"{cls.__name__} is written by pickle itself and cannot have a serializer of its own; "
@@ -389,16 +403,16 @@ def register(cls: type, serializer: Callable[[Any], Any], deserializer: Any) -> 
         return _rebuild, (blob, serializer(value))
 
     _registered[cls] = _CloudPickler.dispatch_table[cls] = reduce
-    _dumps, _cloud_dumps = _dumps_registered, _cloud_dumps_registered
+    _dumps = _dumps_registered
 
 
 def deregister(cls: type) -> None:
     """Pickle instances of this class as usual again."""
-    global _dumps, _cloud_dumps
+    global _dumps
     _registered.pop(cls, None)
     _CloudPickler.dispatch_table.pop(cls, None)
     if not _registered:
-        _dumps, _cloud_dumps = pickle.dumps, cloudpickle.dumps
+        _dumps = pickle.dumps
 
 
 def _dumps_registered(value: Any, protocol: int, buffer_callback: Any = None) -> bytes:
@@ -409,7 +423,7 @@ def _dumps_registered(value: Any, protocol: int, buffer_callback: Any = None) ->
         return file.getvalue()
 
 
-def _cloud_dumps_registered(value: Any, protocol: int, buffer_callback: Any = None) -> bytes:
+def _cloud_dumps(value: Any, protocol: int, buffer_callback: Any = None) -> bytes:
     with io.BytesIO() as file:
         _CloudPickler(file, protocol, buffer_callback=buffer_callback).dump(value)
         return file.getvalue()

@@ -46,6 +46,10 @@ class Caller:
             answers.pop(seq, None)
         self.acked = acked
 
+    def has_answered(self, seq: int) -> bool:
+        """Whether the answer to an applied call is known."""
+        return seq <= self.acked or seq in self.answers
+
 
 class Ledger:
     """Calls applied by one actor.
@@ -56,9 +60,32 @@ class Ledger:
     def __init__(self, ordered: bool) -> None:
         self.ordered = ordered
         self.callers: dict[bytes, Caller] = {}
-        self.log = OrderLog()
         self.applied = 0  # since the last checkpoint
+        self._log = OrderLog()
         self._told: dict[bytes, list[int]] = {}  # process -> [order, events] it knows
+        # Most calls come from the process that the last one came from, and it counts for itself.
+        # Such a streak costs a call nothing but its number: it is written into the log, and into
+        # what the process was told, when somebody looks.
+        self._streak: Caller | None = None
+        self._process = b""  # whose streak it is
+        self._from = 0  # its first call that is not in the log
+        # The streak's caller, while its process knows all of the log but a call being applied.
+        self.in_step: Caller | None = None
+
+    @property
+    def log(self) -> OrderLog:
+        """The order of the calls so far."""
+        streak = self._streak
+        if streak is not None:
+            following = streak.next
+            if following > self._from:
+                self._log.append_run(self._process, self._from, following - self._from)
+                self._from = following
+            if self.in_step is not None:
+                self.in_step = None
+                told = self._told[self._process]
+                told[0] = self._log.end - (not streak.has_answered(following - 1))
+        return self._log
 
     # ------------------------------------------------------------------ calls
 
@@ -79,21 +106,29 @@ class Ledger:
     def begin(self, caller: bytes, seq: int) -> Caller:
         """The call is applied now: it gets the next order number."""
         known = self.callers[caller]
-        known.next = seq + 1
         if self.ordered:
-            self.log.append(caller, seq)
+            log, self._streak = self.log, None
+            log.append(caller, seq)
             self.applied += 1
+        known.next = seq + 1
         return known
 
-    def begin_if_new(self, caller: bytes, seq: int, acked: int) -> Caller | None:
+    def begin_if_new(self, process: bytes, seq: int, acked: int) -> Caller | None:
         """`arrive` and `begin` in one, for the usual case; None when it is anything else."""
-        known = self.callers.get(caller)
-        if known is None or seq < known.next:
-            return None
+        known = self._streak
+        if known is None or seq != known.next or process != self._process:
+            known = self.callers.get(process)
+            if known is None or seq < known.next:
+                return None
+            self.log  # noqa: B018  (what there was of a streak is written)
+            self._streak, self._process, self._from = known, process, seq
         if acked > known.acked:
-            known.acknowledge(acked)
+            if acked == known.acked + 1:
+                known.acked = acked
+                known.answers.pop(acked, None)
+            else:
+                known.acknowledge(acked)
         known.next = seq + 1
-        self.log.append(caller, seq)
         self.applied += 1
         return known
 
@@ -108,22 +143,22 @@ class Ledger:
 
         It counts that call itself.
         """
-        log, told = self.log, self._told.get(process)
-        if told is not None and told[0] == log.end - 1 and told[1] == log.event_end:
-            told[0] += 1
-            return None
+        log = self.log
         lacks = self._untold(process, log.end - 1)
         self._told[process] = [log.end, log.event_end]
+        if process == self._process:
+            self.in_step = self._streak
         return lacks
 
     def before_effect(self, process: bytes) -> Untold | None:
         """What a process has to be told before it sees anything else of this actor."""
-        lacks = self._untold(process, self.log.end)
-        self._told[process] = [self.log.end, self.log.event_end]
+        log = self.log
+        lacks = self._untold(process, log.end)
+        self._told[process] = [log.end, log.event_end]
         return lacks
 
     def _untold(self, process: bytes, order: int) -> Untold | None:
-        log, known = self.log, self._told.get(process)
+        log, known = self._log, self._told.get(process)
         if known is None:  # even an empty part tells it where it stands
             known = [log.start, log.event_start]
         elif known[0] >= order and known[1] >= log.event_end:
@@ -142,9 +177,10 @@ class Ledger:
 
     def snapshot(self) -> dict[str, Any]:
         """What a checkpoint has to hold of the ledger; no call may be running."""
+        log = self.log
         return {
-            "order": self.log.end,
-            "events": self.log.event_end,
+            "order": log.end,
+            "events": log.event_end,
             "callers": {
                 one: (known.next, known.acked, dict(known.answers))
                 for one, known in self.callers.items()
@@ -153,7 +189,8 @@ class Ledger:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Become what `snapshot` described."""
-        self.log = OrderLog(saved["order"], saved["events"])
+        self._log = OrderLog(saved["order"], saved["events"])
+        self._streak = self.in_step = None
         self.applied = 0
         self._told.clear()
         self.callers = {}
@@ -168,6 +205,9 @@ class Ledger:
 
     def forget(self, caller: bytes, process: bytes) -> None:
         """A caller is gone for good."""
+        if process == self._process:
+            self.log  # noqa: B018  (its streak is written)
+            self._streak = None
         self.callers.pop(caller, None)
         self._told.pop(process, None)
 

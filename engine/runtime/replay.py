@@ -174,6 +174,8 @@ class Replay:
             self._turn_id = b""
             known = self._turn
             known.answers[known.next - 1] = message if kind is Done else self._kept(message)
+            if known is ledger.in_step:
+                return peer
             lacks = ledger.before_answer(peer)
         elif message.id in self._open and kind is not Item:
             known, seq = self._open.pop(message.id)

@@ -36,8 +36,8 @@ LINE_COLUMNS_MAX = 100
 
 # What the pure core may import besides itself: no time, random, os, socket, threading, pickle.
 CORE_IMPORTS = {
-    *("__future__", "abc", "collections", "collections.abc", "dataclasses", "enum", "heapq"),
-    *("math", "msgspec", "sortedcontainers", "struct", "typing", "zlib"),
+    *("__future__", "abc", "bisect", "collections", "collections.abc", "dataclasses", "enum"),
+    *("heapq", "math", "msgspec", "operator", "sortedcontainers", "struct", "typing", "zlib"),
 }
 PURE_ENGINE_MODULES = {"engine.config", "engine.exceptions"}
 # The engine's public face for the packages above it.

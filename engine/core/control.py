@@ -207,6 +207,7 @@ class Checkpoint(msgspec.Struct, array_like=True, gc=False, tag=144):
     """From an actor: its checkpoint `number` lies in the memory whose descriptor comes with this.
 
     `check` is the CRC-32 of its `size` bytes. Answered by CheckpointKept once the node has it.
+    Even and odd numbers have a memory each.
     """
 
     actor: bytes
@@ -216,10 +217,14 @@ class Checkpoint(msgspec.Struct, array_like=True, gc=False, tag=144):
 
 
 class CheckpointKept(msgspec.Struct, array_like=True, gc=False, tag=145):
-    """The node holds the checkpoint: it outlives the actor's process."""
+    """The node holds the checkpoint: it outlives the actor's process.
+
+    `looks`: when that is dead the node looks for later ones in the same memory, untold.
+    """
 
     actor: bytes
     number: int
+    looks: bool = False
 
 
 class Restore(msgspec.Struct, array_like=True, gc=False, tag=146):

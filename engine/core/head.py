@@ -171,16 +171,17 @@ class HeadMachine:
                 actors.append(host.create.id)
         return Restore(checkpoint, witnesses, actors)
 
-    def on_checkpoint(self, process: bytes, message: Checkpoint) -> bool:
+    def on_checkpoint(self, process: bytes, message: Checkpoint, looks: bool = False) -> bool:
         """An actor has written a checkpoint; whether it is to be kept.
 
-        Not when it comes from a process that is not the actor's any more.
+        Not when it comes from a process that is not the actor's any more. `looks`: later ones in
+        this memory need not be told, since `restore` finds them.
         """
         record = self.actors.get(message.actor)
         if record is None or record.process != process or record.state == "dead":
             return False
         record.checkpoint = message
-        self._edge.send(process, CheckpointKept(message.actor, message.number))
+        self._edge.send(process, CheckpointKept(message.actor, message.number, looks))
         return True
 
     def on_reported(self, process: bytes, message: ActorChanged) -> None:

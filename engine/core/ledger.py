@@ -13,6 +13,7 @@ Pure: the ledger is told what happens; what it holds of replies is opaque to it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from engine.core.order import OrderLog, Run
@@ -40,6 +41,8 @@ class Caller:
     def acknowledge(self, acked: int) -> None:
         """The caller has the answers up to number `acked`."""
         answers = self.answers
+        if acked >= self.next - 1:
+            answers.clear()
         for seq in range(self.acked + 1, acked + 1):
             if not answers:
                 break
@@ -175,19 +178,24 @@ class Ledger:
 
     # ------------------------------------------------------------------ checkpoints
 
-    def snapshot(self) -> dict[str, Any]:
-        """What a checkpoint has to hold of the ledger; no call may be running."""
+    def snapshot(self, pack: Callable[[dict[int, Any]], Any] = dict) -> dict[str, Any]:
+        """What a checkpoint has to hold of the ledger; no call may be running.
+
+        `pack` copies the answers of one caller, in whatever form; `restore` has its inverse.
+        """
         log = self.log
         return {
             "order": log.end,
             "events": log.event_end,
             "callers": {
-                one: (known.next, known.acked, dict(known.answers))
+                one: (known.next, known.acked, pack(known.answers))
                 for one, known in self.callers.items()
             },
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(
+        self, saved: dict[str, Any], unpack: Callable[[Any], dict[int, Any]] = dict
+    ) -> None:
         """Become what `snapshot` described."""
         self._log = OrderLog(saved["order"], saved["events"])
         self._streak = self.in_step = None
@@ -197,7 +205,7 @@ class Ledger:
         for one, (following, acked, answers) in saved["callers"].items():
             known = self.callers[one] = Caller(following)
             known.acked = acked
-            known.answers = dict(answers)
+            known.answers = unpack(answers)
 
     def covered(self, order: int, event: int) -> None:
         """A checkpoint with everything up to these numbers is safe."""

@@ -6,13 +6,16 @@ holds them. Messages are invisible to the garbage collector, and there are thous
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_right
+from operator import attrgetter
 
 from engine.core.dispatch import Task
 from engine.core.messages import ActorCall
 from engine.core.order import OrderLog, Run
 
 __all__ = ["READS", "UNNUMBERED", "Retained"]
+
+_number = attrgetter("seq")
 
 # `ActorCall.seq` of a call that only reads, and of one that was never sent.
 READS, UNNUMBERED = -1, -2
@@ -24,7 +27,7 @@ class Retained:
     __slots__ = ("answered", "calls", "logged", "tasks")
 
     def __init__(self) -> None:
-        self.calls: deque[ActorCall] = deque()  # by number, sent at least once and not covered
+        self.calls: list[ActorCall] = []  # by number, sent at least once and not covered
         self.tasks: dict[int, Task] = {}  # of those that hold references
         self.answered = -1  # number of the last call whose answer we have; they come in order
         self.logged = -1  # number of our last call that the log has, or a checkpoint
@@ -61,13 +64,14 @@ class Retained:
     def on_covered(self, seq: int) -> None:
         """A checkpoint covers our calls up to number `seq`."""
         self.logged = max(self.logged, seq)
-        calls, covered = self.calls, min(seq, self.answered)
-        while calls and calls[0].seq <= covered:
-            call = calls.popleft()
-            if self.tasks:
+        calls = self.calls
+        count = bisect_right(calls, min(seq, self.answered), key=_number)
+        if self.tasks:
+            for call in calls[:count]:
                 task = self.tasks.pop(call.seq, None)
                 if task is not None:
                     task.release()
+        del calls[:count]
 
     def again(self, name: str) -> list[Task]:
         """The calls that were answered, to be sent again for a replay."""

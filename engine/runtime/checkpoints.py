@@ -1,54 +1,35 @@
 """Checkpoints of an actor: its state in memory that outlives its process.
 
-Two memfds take turns: one holds the last checkpoint, of which the node has a descriptor too, the
-other takes the next one. So a kill at any moment leaves a whole checkpoint behind, the pages stay
-warm, and nothing has a name on disk. What the checkpoint holds of references: those of others are
-held by the actor's creator meanwhile (`Keep`), the actor's own are written as values and become new
-objects when it is restored.
+Where it lies and when it is safe is `runtime.checkpoint_memory`'s. What a checkpoint holds of
+references: those of others are held by the actor's creator meanwhile (`Keep`), the actor's own are
+written as values and become new objects when it is restored.
 """
 
 from __future__ import annotations
 
 import copyreg
-import mmap
 import os
 import zlib
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from engine import exceptions
 from engine.core.control import Checkpoint, Restore
 from engine.core.dispatch import Task
 from engine.core.ids import owner_of
-from engine.core.messages import ActorCall, Keep
+from engine.core.messages import ActorCall, Done, Keep
 from engine.core.values import ERROR_NONE, Value
 from engine.runtime.arguments import attach_arguments, given_arguments
+from engine.runtime.checkpoint_memory import CheckpointMemory, read_memory
 from engine.store import codec
 from engine.store.refs import ObjectRef
 
 if TYPE_CHECKING:
     from engine.runtime.client import Runtime
 
-__all__ = ["Checkpoints", "capture", "read_checkpoint", "rebuild"]
-
-
-class _Memory:
-    """A memfd that grows to what is written into it."""
-
-    def __init__(self) -> None:
-        self.fd = os.memfd_create("penstock-checkpoint", os.MFD_CLOEXEC)
-        self._size = 0
-        self._map: mmap.mmap | None = None
-
-    def write(self, encoded: codec.Encoded) -> tuple[int, int]:
-        """Lay the value out; returns size and checksum."""
-        size = encoded.block_bytes()
-        if size > self._size or self._map is None:
-            self._size = (size * 5 // 4 + mmap.PAGESIZE) & -mmap.PAGESIZE
-            os.ftruncate(self.fd, self._size)
-            self._map = mmap.mmap(self.fd, self._size)
-        with memoryview(self._map)[:size] as view:
-            encoded.write_into(view)
-            return size, zlib.crc32(view)
+__all__ = ["Checkpoints", "capture", "pack_answers", "read_checkpoint", "rebuild"]
+__all__ += ["restore_calls", "retained_calls", "unpack_answers"]
 
 
 class Checkpoints:
@@ -58,7 +39,8 @@ class Checkpoints:
         self._runtime = runtime
         self._actor = actor_id
         self._creator = owner_of(actor_id)
-        self._memories = (_Memory(), _Memory())
+        self._memories = (CheckpointMemory(), CheckpointMemory())
+        self._looks = [False, False]  # whether the node finds what is written there by itself
         self.number = 0
         self._open: tuple[Checkpoint, list[ObjectRef[Any]]] | None = None
         self._held = False  # the last checkpoint contained references
@@ -71,7 +53,10 @@ class Checkpoints:
         return self._open is not None
 
     def write(self, content: Any) -> None:
-        """Begin a checkpoint. Raises SerializationError when the state cannot be pickled."""
+        """Begin a checkpoint. Raises SerializationError when the state cannot be pickled.
+
+        It may be safe already when this returns: then it is not `under_way`.
+        """
         refs = _CheckpointRefs(self._runtime)
         encoded = codec.encode(content, refs)
         self.number += 1
@@ -89,24 +74,27 @@ class Checkpoints:
         self._held = bool(refs)
 
     def on_holding(self, number: int) -> None:
-        """The creator holds the references: the node may have the checkpoint. Under the lock."""
+        """The creator holds the references: the checkpoint may count. Under the lock."""
         if self._open is None or self._open[0].number != number:
+            return
+        memory = self._memories[number % 2]
+        memory.commit(self._open[0])
+        if self._looks[number % 2]:
+            self.on_kept(number)
             return
         runtime = self._runtime
         connection = runtime.connections.get(runtime.node)
         if connection is not None:
-            memory = self._memories[number % 2]
             connection.send_fd(self._open[0], os.dup(memory.fd))
             runtime.reactor.mark(connection)
             runtime.reactor.flush()
 
-    def on_kept(self, number: int) -> bool:
-        """The node has it. False when it is not the one under way."""
-        if self._open is None or self._open[0].number != number:
-            return False
-        self._open = None
-        self.kept += 1
-        return True
+    def on_kept(self, number: int, looks: bool = True) -> None:
+        """The checkpoint under way is safe. Under the lock."""
+        if self._open is not None and self._open[0].number == number:
+            self._open = None
+            self._looks[number % 2] = looks
+            self.kept += 1
 
 
 def read_checkpoint(message: Restore, fd: int) -> Any:
@@ -115,10 +103,7 @@ def read_checkpoint(message: Restore, fd: int) -> Any:
     Raises ObjectLostError when its checksum does not fit.
     """
     found = message.checkpoint
-    try:
-        data = os.pread(fd, found.size, 0)
-    finally:
-        os.close(fd)
+    data = read_memory(fd, found)
     if len(data) != found.size or zlib.crc32(data) != found.check:
         raise exceptions.ObjectLostError(
             f"checkpoint {found.number} of actor {found.actor.hex()} is damaged: {len(data)} of "
@@ -160,6 +145,25 @@ def rebuild(cls: Any, form: str, state: Any) -> Any:
         for name, value in (slots or {}).items():
             setattr(actor, name, value)
     return actor
+
+
+# ------------------------------------------------------------------------------ answers
+
+_Answers = dict[int, Any]
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.Decoder(dict[int, Done]).decode
+
+
+def pack_answers(answers: _Answers) -> bytes | _Answers:
+    """Answers that their caller may want again. There may be thousands, nearly always small ones,
+    and of each pickle would note its class and fields: this way it is a tenth of the time.
+    """
+    return _encode(answers) if {*map(type, answers.values())} == {Done} else answers
+
+
+def unpack_answers(packed: bytes | _Answers) -> _Answers:
+    """The inverse of `pack_answers`."""
+    return _decode(packed) if isinstance(packed, bytes) else packed
 
 
 # ------------------------------------------------------------------------------ calls made

@@ -29,6 +29,7 @@ from engine.core.journal import (
     decode_event,
     encode_event,
 )
+from engine.runtime.checkpoint_memory import memory_of, read_memory
 
 __all__ = ["JOURNAL", "JournalFile"]
 
@@ -108,10 +109,7 @@ class JournalFile:
 
     def load(self, found: Checkpoint) -> int:
         """A descriptor of memory with a checkpoint from its file."""
-        fd = os.memfd_create("penstock-checkpoint", os.MFD_CLOEXEC)
-        with open(fd, "wb", closefd=False) as file:
-            file.write(self._checkpoint(found).read_bytes())
-        return fd
+        return memory_of(found, self._checkpoint(found).read_bytes())
 
     # ------------------------------------------------------------------ writing
 
@@ -211,10 +209,7 @@ class JournalFile:
         events: list[Event] = []
         while checkpoints:
             found, fd = checkpoints.pop(0)
-            try:
-                data = os.pread(fd, found.size, 0)
-            finally:
-                os.close(fd)
+            data = read_memory(fd, found)
             if zlib.crc32(data) != found.check:  # a later one has begun, and is about to come
                 continue
             path = self._checkpoint(found)

@@ -74,7 +74,7 @@ class Keeping:
             found = self.state.checkpoints.get(actor)
             if found is not None:
                 record.checkpoint = found
-                node.checkpoints.keep(actor, file.load(found))
+                node.checkpoints.keep(found, file.load(found))
 
     def _written(self) -> None:
         """On the writing thread: something is on disk."""
@@ -121,11 +121,14 @@ class Keeping:
         if detached:
             self.note(ActorMade(message.id, encoded), peer)
 
+    def keeps(self, actor: bytes) -> bool:
+        """Whether an actor's checkpoints are to outlive the node."""
+        return self._file is not None and actor in self.state.actors
+
     def on_checkpoint(self, message: Checkpoint, fd: int) -> None:
         """The node has a new checkpoint of an actor; `fd` stays the caller's."""
-        if self._file is not None and message.actor in self.state.actors:
-            self._checkpoints.append((message, os.dup(fd)))
-            self._soon()
+        self._checkpoints.append((message, os.dup(fd)))
+        self._soon()
 
     # ------------------------------------------------------------------ time
 

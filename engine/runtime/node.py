@@ -60,6 +60,7 @@ from engine.core.head import ActorRecord, HeadMachine
 from engine.core.messages import FreeBlock
 from engine.core.node import NodeMachine
 from engine.runtime import zygote
+from engine.runtime.checkpoint_memory import CheckpointFiles
 from engine.runtime.ending import end_all
 from engine.runtime.jobs import Jobs
 from engine.runtime.keeping import Keeping
@@ -69,7 +70,6 @@ from engine.runtime.node_store import NodeStore
 from engine.runtime.notebook import Notebook
 from engine.runtime.process import exit_cause
 from engine.runtime.reactor import Reactor
-from engine.runtime.segments import CheckpointFiles
 from engine.runtime.services import Services
 from engine.wire.connection import Connection
 from engine.wire.descriptors import OUT_OF_DESCRIPTORS, descriptors_left, reserve
@@ -512,15 +512,17 @@ class Node:
         connection = self._processes[peer].connection
         assert connection is not None
         fd = connection.take_descriptor()
-        if self.head.on_checkpoint(peer, message):
-            self.checkpoints.keep(message.actor, fd)
-            self.journal.on_checkpoint(message, fd)
+        journaled = self.journal.keeps(message.actor)
+        if self.head.on_checkpoint(peer, message, looks=not journaled):
+            self.checkpoints.keep(message, fd)
+            if journaled:
+                self.journal.on_checkpoint(message, fd)
         else:
             os.close(fd)
 
     def restore(self, process: bytes, message: Restore) -> None:
         """Send a worker the checkpoint of the actor that it is about to make."""
-        fd = self.checkpoints.duplicate(message.checkpoint.actor)
+        message.checkpoint, fd = self.checkpoints.newest(message.checkpoint.actor)
         self.send_fd(process, message, fd)
 
     def drop_checkpoint(self, actor: bytes) -> None:

@@ -34,10 +34,12 @@ from engine.exceptions import SerializationError
 from engine.runtime.checkpoints import (
     Checkpoints,
     capture,
+    pack_answers,
     read_checkpoint,
     rebuild,
     restore_calls,
     retained_calls,
+    unpack_answers,
 )
 from engine.runtime.execution import ActorExit
 
@@ -72,7 +74,7 @@ class Replay:
         self._open: dict[bytes, tuple[Caller, int]] = {}  # calls of actors being applied
         self._processes: dict[bytes, bytes] = {}  # of callers that are actors
         self._pending: tuple[int, int, dict[bytes, int], dict[bytes, int]] | None = None
-        self._kept_number = 0
+        self._news = False  # the checkpoint under way is safe, and nobody has been told
         self._event_at = 0  # events of this process that were replayed
         self.checkpoints: Checkpoints | None = None
         if every is not None:
@@ -98,7 +100,7 @@ class Replay:
                 if known is not None:  # the usual case, worth a short way
                     self._turn, self._turn_id = known, call.id
                     self._worker.run_call(peer, call)
-                    if self.ledger.applied >= self._look_at or self._kept_number:
+                    if self.ledger.applied >= self._look_at or self._news:
                         self.look()
                     return
             self._apply(peer, call)
@@ -254,9 +256,8 @@ class Replay:
         """Take a checkpoint if one is due and nothing stands against it."""
         checkpoints = self.checkpoints
         assert checkpoints is not None
-        if self._kept_number:
-            number, self._kept_number = self._kept_number, 0
-            self._on_kept(number)
+        if self._news:
+            self._on_safe()
         if not self._is_due():
             return
         if self.recovery is not None or checkpoints.under_way:
@@ -285,14 +286,18 @@ class Replay:
         """Take a checkpoint now."""
         checkpoints, ledger, callers = self.checkpoints, self.ledger, self._runtime.owner.callers
         assert checkpoints is not None
+        with self._runtime.lock:  # whoever waits for the last answer need not wait for this
+            self._runtime.reactor.flush()
         numbers = callers.numbering()
-        saved = ledger.snapshot()
+        saved = ledger.snapshot(pack_answers)
         logs = callers.known_orders()
         calls = retained_calls(self._runtime)
-        checkpoints.write((saved, numbers, logs, calls, *capture(self._execution.actor)))
         following = {one: known.next - 1 for one, known in ledger.callers.items()}
         self._pending = (saved["order"], saved["events"], following, numbers)
+        checkpoints.write((saved, numbers, logs, calls, *capture(self._execution.actor)))
         ledger.applied = 0
+        if not checkpoints.under_way:
+            self._on_safe()
         if self._seconds is not None:
             self._due = perf_counter() + self._seconds
 
@@ -307,9 +312,9 @@ class Replay:
     def _is_under_way(self) -> bool:
         return self.checkpoints is not None and self.checkpoints.under_way
 
-    def _on_kept(self, number: int) -> None:
-        assert self.checkpoints is not None
-        if not self.checkpoints.on_kept(number) or self._pending is None:
+    def _on_safe(self) -> None:
+        self._news = False
+        if self._pending is None:
             return
         order, event, following, numbers = self._pending
         self._pending = None
@@ -336,7 +341,7 @@ class Replay:
         """The actor as it was at its last checkpoint; the calls since then will be replayed."""
         saved, numbers, logs, calls, form, state = read_checkpoint(message, fd)
         runtime = self._runtime
-        self.ledger.restore(saved)
+        self.ledger.restore(saved, unpack_answers)
         runtime.owner.callers.restore(numbers, logs)
         restore_calls(runtime, calls)
         assert self.checkpoints is not None
@@ -390,12 +395,14 @@ class Replay:
 
     def on_progress(self, message: Holding | CheckpointKept) -> None:
         """The checkpoint under way has come a step further. Under the lock, on any thread."""
-        if self.checkpoints is None:
+        checkpoints = self.checkpoints
+        if checkpoints is None:
             return
-        if type(message) is Holding:
-            self.checkpoints.on_holding(message.number)
-        else:  # noted for the next look: calls may be running
-            self._kept_number = message.number
+        if type(message) is CheckpointKept:
+            checkpoints.on_kept(message.number, message.looks)
+        else:
+            checkpoints.on_holding(message.number)
+        self._news = not checkpoints.under_way  # for the next look: calls may be running
 
     def _on_move(self, recovery: Recovery, message: ActorChanged) -> None:
         if message.state == "dead":

@@ -12,7 +12,7 @@ import tempfile
 
 from engine.config import Config
 
-__all__ = ["CheckpointFiles", "SegmentFiles"]
+__all__ = ["SegmentFiles"]
 
 
 class SegmentFiles:
@@ -54,25 +54,3 @@ class SegmentFiles:
         found = os.statvfs(self._directory)
         free = found.f_bavail * found.f_frsize
         return min(config.spilled_bytes_max, int(free * config.spilled_disk_share))
-
-
-class CheckpointFiles:
-    """Descriptors of the actors' last checkpoints, by actor."""
-
-    def __init__(self) -> None:
-        self._fds: dict[bytes, int] = {}
-
-    def keep(self, actor: bytes, fd: int) -> None:
-        """Hold this one from now on, instead of the one before."""
-        self.drop(actor)
-        self._fds[actor] = fd
-
-    def duplicate(self, actor: bytes) -> int:
-        """A descriptor to send away."""
-        return os.dup(self._fds[actor])
-
-    def drop(self, actor: bytes) -> None:
-        """Let go of an actor's checkpoint, if there is one."""
-        fd = self._fds.pop(actor, None)
-        if fd is not None:
-            os.close(fd)

@@ -17,6 +17,7 @@ import pytest
 import engine
 from engine import exceptions
 from engine.core.control import Checkpoint, Restore
+from engine.runtime.checkpoint_memory import CheckpointFiles, CheckpointMemory, memory_of
 from engine.runtime.checkpoints import read_checkpoint
 from engine.store import codec
 from tests.engine.support import eventually, home, kill9
@@ -476,6 +477,10 @@ class DiesInHooks:
         self.n += 1
         return self.n
 
+    @engine.method(read_only=True)
+    def rest(self) -> None:
+        """Answered when the actor has nothing else to do: a checkpoint that was due is taken."""
+
     def _die(self, moment: str) -> None:
         path = f"{self.folder}/{moment}-{self.n}"
         if self.n and not os.path.exists(path):
@@ -499,10 +504,9 @@ def test_death_while_a_checkpoint_is_taken_or_restored(cluster: Any, tmp_path: P
         nonlocal calls
         calls += 1
         assert engine.get(actor.add.remote(), timeout=SECONDS) == calls
+        engine.get(actor.rest.remote(), timeout=SECONDS)
         return any(one.name.startswith("restore") for one in tmp_path.iterdir())
 
-    for _ in range(8):
-        died_while_it_was_restored()
     # A checkpoint is whole only when the actor has been idle at a state in which it died before.
     eventually(died_while_it_was_restored, SECONDS)
     assert any(one.name.startswith("checkpoint") for one in tmp_path.iterdir())
@@ -535,9 +539,9 @@ def undetected(damages: int, seed: int = 3) -> int:
         if damaged == memory:
             continue
         with contextlib.suppress(exceptions.ObjectLostError):  # as it should be
-            read_checkpoint(Restore(found, [], []), _memfd(damaged))
+            read_checkpoint(Restore(found, [], []), memory_of(found, bytes(damaged)))
             missed += 1
-    assert read_checkpoint(Restore(found, [], []), _memfd(memory)) == contents[0]
+    assert read_checkpoint(Restore(found, [], []), memory_of(found, bytes(memory))) == contents[0]
     return missed
 
 
@@ -545,7 +549,27 @@ def test_a_damaged_checkpoint_is_noticed() -> None:
     assert undetected(500) == 0
 
 
-def _memfd(data: bytearray) -> int:
-    fd = os.memfd_create("test")
-    os.write(fd, data)
-    return fd
+def test_the_node_finds_the_last_whole_checkpoint() -> None:
+    """Whenever a process dies while it writes the next one: the header comes last."""
+    actor, files, memories = b"actor", CheckpointFiles(), (CheckpointMemory(), CheckpointMemory())
+
+    def write(number: int) -> Checkpoint:
+        size, check = memories[number % 2].write(codec.encode(["state", number] * number))
+        return Checkpoint(actor, number, size, check)
+
+    def newest() -> Any:
+        found, fd = files.newest(actor)
+        return found.number, read_checkpoint(Restore(found, [], []), fd)
+
+    for number in (1, 2):
+        found = write(number)
+        memories[number % 2].commit(found)
+        files.keep(found, os.dup(memories[number % 2].fd))
+    for number in range(3, 40):
+        before = number - 1, ["state", number - 1] * (number - 1)
+        assert newest() == before
+        found = write(number)
+        assert newest() == before
+        memories[number % 2].commit(found)
+        assert newest() == (number, ["state", number] * number)
+    files.drop(actor)

@@ -37,6 +37,7 @@ _BRANCHES = (
     *("a history was compared", "a repeated call is answered again", "an event was replayed"),
     *("an actor was replayed", "calls were replayed", "an answer of a replayed actor"),
     *("a checkpoint waits for calls that the actor has made", "a checkpoint is safe"),
+    *("a checkpoint was not told",),
     *("stayed for its calls to a replayed actor", "topology: crash", "topology: power"),
     *("topology: program", "topology: a result was compared"),
     *("topology: epochs were committed",),
@@ -46,7 +47,7 @@ _POINTS = (
     *("after the reply", "a copy made", "an item sent", "arguments read", "before reading"),
     *("taking a checkpoint", "a checkpoint written", "references of a checkpoint held"),
     *("a checkpoint is safe", "restoring", "hearing of the order", "in a replay"),
-    *("asked for the order",),
+    *("asked for the order", "a checkpoint counts"),
     *("before the reply leaves", "in a constructor", "while blocked", "while running"),
 )
 _ERRORS = (

@@ -81,7 +81,7 @@ class Node(Member):
         self.segments: dict[int, int] = {}
         self.records: dict[bytes, _Record] = {}
         self.dead: dict[bytes, tuple[int, str]] = {}
-        self.checkpoints: dict[bytes, Any] = {}
+        self.checkpoints: dict[bytes, list[Any]] = {}  # as `CheckpointFiles`
         self.waiting_groups: dict[bytes, list[tuple[bytes, int]]] = {}
         self.driver = b""
         self._next_look = 0.0
@@ -303,12 +303,15 @@ class Node(Member):
 
     def _on_checkpoint(self, peer: bytes, message: Checkpoint) -> None:
         memory = self.world.descriptors.pop((peer, message.number))
-        if self.head.on_checkpoint(peer, message):
-            self.checkpoints[message.actor] = memory
+        if self.head.on_checkpoint(peer, message, looks=True):
+            self.checkpoints.setdefault(message.actor, [None, None])[message.number % 2] = memory
 
     def restore(self, process: bytes, message: Restore) -> None:
         """As `Node.restore`."""
-        self.world.descriptors[process, -1] = self.checkpoints[message.checkpoint.actor]
+        memories = self.checkpoints[message.checkpoint.actor]
+        whole = [one for one in memories if one is not None and one.header is not None]
+        newest = max(whole, key=lambda one: one.header.number)
+        message.checkpoint, self.world.descriptors[process, -1] = newest.header, newest
         self.send(process, message)
 
     def drop_checkpoint(self, actor: bytes) -> None:

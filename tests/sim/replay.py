@@ -43,10 +43,11 @@ _values = msgspec.msgpack.Decoder(list[Value]).decode
 
 
 class _Memory:
-    """As `runtime.checkpoints._Memory`: what a descriptor leads to, whoever has it."""
+    """As `CheckpointMemory`: what a descriptor leads to, whoever has it."""
 
     def __init__(self) -> None:
         self.data = b""
+        self.header: Checkpoint | None = None
 
 
 class _Checkpoints:
@@ -57,6 +58,7 @@ class _Checkpoints:
         self._actor = actor_id
         self._creator = owner_of(actor_id)
         self._memories = (_Memory(), _Memory())
+        self._looks = [False, False]
         self.number = 0
         self._open: tuple[Checkpoint, list[Ref]] | None = None
         self._held = False
@@ -71,6 +73,7 @@ class _Checkpoints:
         encoded = encode(content)
         self.number += 1
         memory = self._memories[self.number % 2]
+        memory.header = None
         memory.data = data = encoded.data
         worker.world.faults.at_point(worker, "a checkpoint written", 10)
         self._open = Checkpoint(self._actor, self.number, len(data), crc32(data)), encoded.refs
@@ -88,18 +91,23 @@ class _Checkpoints:
             return
         worker = self._worker
         worker.world.faults.at_point(worker, "references of a checkpoint held", 10)
+        self._memories[number % 2].header = self._open[0]
+        worker.world.faults.at_point(worker, "a checkpoint counts", 10)
+        if self._looks[number % 2]:
+            worker.world.mark("a checkpoint was not told")
+            self.on_kept(number)
+            return
         end = worker.connections.get(worker.node)
         if end is not None:
             worker.world.descriptors[worker.id, number] = self._memories[number % 2]
             worker.post(end, self._open[0])
             worker.flush()
 
-    def on_kept(self, number: int) -> bool:
+    def on_kept(self, number: int, looks: bool = True) -> None:
         """As `Checkpoints.on_kept`."""
-        if self._open is None or self._open[0].number != number:
-            return False
-        self._open = None
-        return True
+        if self._open is not None and self._open[0].number == number:
+            self._open = None
+            self._looks[number % 2] = looks
 
 
 class Replay:
@@ -122,7 +130,7 @@ class Replay:
         self._open: dict[bytes, tuple[Caller, int]] = {}
         self._processes: dict[bytes, bytes] = {}
         self._pending: tuple[int, int, dict[bytes, int], dict[bytes, int]] | None = None
-        self._kept_number = 0
+        self._news = False
         self._event_at = 0
         self.checkpoints: _Checkpoints | None = None
         if every is not None:
@@ -148,7 +156,7 @@ class Replay:
                 if known is not None:
                     self._turn, self._turn_id = known, call.id
                     yield from self._worker.run_call(peer, call)
-                    if self.ledger.applied >= self._look_at or self._kept_number:
+                    if self.ledger.applied >= self._look_at or self._news:
                         yield from self.look()
                     return
             yield from self._apply(peer, call)
@@ -297,9 +305,8 @@ class Replay:
         """As `Replay.look`."""
         checkpoints = self.checkpoints
         assert checkpoints is not None
-        if self._kept_number:
-            number, self._kept_number = self._kept_number, 0
-            self._on_kept(number)
+        if self._news:
+            self._on_safe()
         if not self._is_due():
             return
         if self.recovery is not None or checkpoints.under_way:
@@ -329,9 +336,11 @@ class Replay:
         order, event = ledger.log.end, ledger.log.event_end
         following = {one: known.next - 1 for one, known in ledger.callers.items()}
         content = yield from worker.inside(self._content(numbers))
-        checkpoints.write(content)
         self._pending = (order, event, following, numbers)
+        checkpoints.write(content)
         ledger.applied = 0
+        if not checkpoints.under_way:
+            self._on_safe()
         if self._seconds is not None:
             self._due = self._world.clock.now + self._seconds
 
@@ -428,9 +437,9 @@ class Replay:
     def _is_under_way(self) -> bool:
         return self.checkpoints is not None and self.checkpoints.under_way
 
-    def _on_kept(self, number: int) -> None:
-        assert self.checkpoints is not None
-        if not self.checkpoints.on_kept(number) or self._pending is None:
+    def _on_safe(self) -> None:
+        self._news = False
+        if self._pending is None:
             return
         self._world.mark("a checkpoint is safe")
         self._world.faults.at_point(self._worker, "a checkpoint is safe", 10)
@@ -540,12 +549,14 @@ class Replay:
 
     def on_progress(self, message: Holding | CheckpointKept) -> None:
         """As `Replay.on_progress`."""
-        if self.checkpoints is None:
+        checkpoints = self.checkpoints
+        if checkpoints is None:
             return
-        if type(message) is Holding:
-            self.checkpoints.on_holding(message.number)
+        if type(message) is CheckpointKept:
+            checkpoints.on_kept(message.number, message.looks)
         else:
-            self._kept_number = message.number
+            checkpoints.on_holding(message.number)
+        self._news = not checkpoints.under_way
 
     def _on_move(self, recovery: Recovery, message: ActorChanged) -> None:
         if message.state == "dead":

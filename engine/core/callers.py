@@ -295,12 +295,14 @@ class Callers:
                 self._unload(task)
             return None
         if task.call.seq >= 0:
+            retained = client.retained
             if applied:
                 task.answered = True
-                client.retained.answered = task.call.seq
+                retained.answered = task.call.seq
             else:
-                me = self.identity or self._me
-                client.retained.on_not_applied(task, self._log(actor_id), me)
+                retained.on_not_applied(task)
+            if retained.skipped:
+                retained.pass_over(self._log(actor_id), self.identity or self._me)
         return task
 
     # ------------------------------------------------------------------ replay

@@ -18,10 +18,10 @@ from typing import Any
 
 from engine.core.order import OrderLog, Run
 
-__all__ = ["APPLY", "KNOWN", "RUNNING", "Caller", "Ledger", "Untold"]
+__all__ = ["APPLY", "KNOWN", "RUNNING", "SKIPPED", "Caller", "Ledger", "Untold"]
 
 # What is to be done with a call that has come.
-APPLY, RUNNING, KNOWN = "apply", "running", "known"
+APPLY, RUNNING, KNOWN, SKIPPED = "apply", "running", "known", "skipped"
 # (first order number, runs, number of the first event, events)
 Untold = tuple[int, list[Run], int, list[Any]]
 
@@ -93,7 +93,10 @@ class Ledger:
     # ------------------------------------------------------------------ calls
 
     def arrive(self, caller: bytes, seq: int, acked: int, asker: tuple[bytes, bytes]) -> str:
-        """A call has come: APPLY it, or it is RUNNING (the answer goes to this asker), or KNOWN."""
+        """A call has come: APPLY it, or it is RUNNING (the answer goes to this asker), or KNOWN.
+
+        SKIPPED: later ones of its caller were applied, so it was cancelled before its turn.
+        """
         known = self.callers.get(caller)
         if known is None:
             known = self.callers[caller] = Caller()
@@ -104,7 +107,7 @@ class Ledger:
         if seq in known.running:
             known.running[seq] = asker
             return RUNNING
-        return KNOWN
+        return KNOWN if seq <= known.acked or seq in known.answers else SKIPPED
 
     def begin(self, caller: bytes, seq: int) -> Caller:
         """The call is applied now: it gets the next order number."""
@@ -144,10 +147,12 @@ class Ledger:
     def before_answer(self, process: bytes) -> Untold | None:
         """What a process has to be told before the answer to its call, the last one applied.
 
-        It counts that call itself.
+        It counts that call itself, unless the call was told something (an event): should the answer
+        be lost, what is known of events must not be about a call whose number another one takes.
         """
         log = self.log
-        lacks = self._untold(process, log.end - 1)
+        told_itself = bool(log.events) and log.events[-1][0] == log.end
+        lacks = self._untold(process, log.end if told_itself else log.end - 1)
         self._told[process] = [log.end, log.event_end]
         if process == self._process:
             self.in_step = self._streak

@@ -65,7 +65,11 @@ class OrderLog:
 
     def note(self, told: Any) -> None:
         """An event during the last call."""
-        self.events.append((self.end, told))
+        self.repeat((self.end, told))
+
+    def repeat(self, event: tuple[int, Any]) -> None:
+        """An event of a known number."""
+        self.events.append(event)
         self.event_end += 1
 
     def since(self, order: int) -> list[Run]:

@@ -4,7 +4,9 @@ It has asked every process that may have seen an effect of it (`witnesses`) what
 knows. Each knows a beginning of the same order (see `core.order`), so the longest answer is all of
 it. Then the calls, which their callers send again, are applied in that order, and after them the
 rest as they came. A call in the order whose caller is gone cannot be had any more: it is skipped
-and counted (`lost`); its caller died together with the actor, before the next checkpoint.
+and counted (`lost`); its caller died together with the actor, before the next checkpoint. It keeps
+its order number in the actor's log, and so do its events: others know what came after it, and what
+was told then, by these numbers.
 
 Pure: calls go in, calls to be applied come out.
 """
@@ -23,7 +25,9 @@ class Recovery:
     """One replay. `log` is the actor's own, empty behind its checkpoint."""
 
     def __init__(self, log: OrderLog, witnesses: set[bytes], until: float) -> None:
+        self._log = log
         self._known = OrderLog(log.start, log.event_start)
+        self._event = 0  # events of the order that have been told again, or skipped
         self.waiting = set(witnesses)  # processes, and actors that are replayed themselves
         self._until = until  # the wait for witnesses, and for each call, has an end
         self._patience = 0.0
@@ -32,13 +36,19 @@ class Recovery:
         self._arrived: deque[tuple[bytes, Any]] = deque()
         # Whoever lives and has ever called is a witness: other callers in the order are gone.
         self._living = set(witnesses)
-        self.in_order = False  # the call that `next` gave last was applied in an earlier life
+        # What `next` gave last was applied in an earlier life; or it is behind the order: it was
+        # applied in this life, for another asker, or was cancelled before it could be applied.
+        self.in_order = self.behind = False
         self.lost = 0
         self.replayed = 0
 
-    def events(self) -> list[tuple[int, Any]]:
-        """The events of the order, once it is known."""
-        return self._known.events
+    def event(self) -> Any:
+        """What the call that is being applied was told next; None if it was told no more."""
+        events = self._known.events
+        if self._event == len(events) or events[self._event][0] != self._log.end:
+            return None
+        self._event += 1
+        return events[self._event - 1][1]
 
     @property
     def waits_for_witnesses(self) -> bool:
@@ -93,7 +103,7 @@ class Recovery:
 
     def next(self) -> Any:
         """The next call to apply, or None when it is not there yet."""
-        self.in_order = False
+        self.in_order = self.behind = False
         if self._runs is None:
             return None
         while self._runs:
@@ -102,29 +112,38 @@ class Recovery:
             queue = self._calls.get(caller)
             if queue:
                 found, item = queue[0]
-                if found == seq or found < 0:
+                if found <= seq:
                     queue.popleft()
-                    if found >= 0:
-                        self._advance(run)
+                    if found == seq:
+                        self._advance(run, 1)
                         self.in_order = True
                         self.replayed += 1
+                    self.behind = 0 <= found < seq
                     return item
                 # The caller has nothing before this: what the order wants will not come.
-                self.lost += 1
-                self._advance(run)
+                self._lose(run, 1)
             elif caller not in self._living:
-                self.lost += count
-                self._runs.popleft()
+                self._lose(run, count)
             else:
                 return None
         return self._rest()
 
-    def _advance(self, run: list[Any]) -> None:
+    def _advance(self, run: list[Any], count: int) -> None:
         assert self._runs is not None
-        run[1] += 1
-        run[2] -= 1
+        run[1] += count
+        run[2] -= count
         if not run[2]:
             self._runs.popleft()
+
+    def _lose(self, run: list[Any], count: int) -> None:
+        """The next calls of the order cannot be had."""
+        self.lost += count
+        log, events = self._log, self._known.events
+        log.append_run(run[0], run[1], count)
+        while self._event < len(events) and events[self._event][0] <= log.end:
+            log.repeat(events[self._event])
+            self._event += 1
+        self._advance(run, count)
 
     def _rest(self) -> Any:
         while self._arrived:

@@ -24,12 +24,15 @@ READS, UNNUMBERED = -1, -2
 class Retained:
     """Calls of one caller to one actor."""
 
-    __slots__ = ("answered", "calls", "logged", "tasks")
+    __slots__ = ("answered", "calls", "logged", "skipped", "tasks")
 
     def __init__(self) -> None:
         self.calls: list[ActorCall] = []  # by number, sent at least once and not covered
         self.tasks: dict[int, Task] = {}  # of those that hold references
-        self.answered = -1  # number of the last call whose answer we have; they come in order
+        # Number of the last call whose answer we have; they come in order, except those of calls
+        # that were cancelled while others waited before them: `skipped`.
+        self.answered = -1
+        self.skipped: set[int] = set()
         self.logged = -1  # number of our last call that the log has, or a checkpoint
 
     def on_sent(self, task: Task) -> None:
@@ -47,13 +50,21 @@ class Retained:
             log.append_run(me, self.logged + 1, self.answered - self.logged)
             self.logged = self.answered
 
-    def on_not_applied(self, task: Task, log: OrderLog, me: bytes) -> None:
-        """A call was cancelled before it ran; those before it are answered."""
+    def on_not_applied(self, task: Task) -> None:
+        """A call was cancelled before it ran: its number is not in the order."""
         seq = task.call.seq
-        self.log_own(log, me)
-        self.answered, self.logged = max(self.answered, seq), max(self.logged, seq)
         self.calls.remove(task.call)
         self.tasks.pop(seq, None)
+        if seq > self.answered:
+            self.skipped.add(seq)
+
+    def pass_over(self, log: OrderLog, me: bytes) -> None:
+        """Cancelled calls that follow on those answered count as answered."""
+        while self.answered + 1 in self.skipped:
+            self.log_own(log, me)
+            self.answered += 1
+            self.skipped.remove(self.answered)
+            self.logged = max(self.logged, self.answered)
 
     def on_runs(self, me: bytes, runs: list[Run]) -> None:
         """The actor has told of its order."""

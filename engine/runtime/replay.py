@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.core.control import ActorChanged, CheckpointKept
-from engine.core.ledger import APPLY, KNOWN, Caller, Ledger, Untold
+from engine.core.ledger import APPLY, KNOWN, SKIPPED, Caller, Ledger, Untold
 from engine.core.messages import (
     ActorCall,
     Covered,
@@ -75,7 +75,6 @@ class Replay:
         self._processes: dict[bytes, bytes] = {}  # of callers that are actors
         self._pending: tuple[int, int, dict[bytes, int], dict[bytes, int]] | None = None
         self._news = False  # the checkpoint under way is safe, and nobody has been told
-        self._event_at = 0  # events of this process that were replayed
         self.checkpoints: Checkpoints | None = None
         if every is not None:
             self.checkpoints = Checkpoints(self._runtime, actor_id)
@@ -117,6 +116,8 @@ class Replay:
         what = self.ledger.arrive(caller, call.seq, call.acked, (peer, call.id))
         if what == KNOWN:
             self._answer_again(peer, call)
+        elif what == SKIPPED:
+            self._drop(peer, call)
         return what != APPLY
 
     def _apply(self, peer: bytes, call: ActorCall) -> None:
@@ -156,14 +157,16 @@ class Replay:
         """Apply what is due in the replay."""
         recovery = self.recovery
         while recovery is not None and (item := recovery.next()) is not None:
-            if item[1].id in self._unwanted and not recovery.in_order:
+            if recovery.behind:
+                if not self._known_already(*item):
+                    self._drop(*item)
+            elif item[1].id in self._unwanted and not recovery.in_order:
                 self._drop(*item)
             else:
                 self._unwanted.discard(item[1].id)
                 self._apply(*item)
         if recovery is not None and recovery.finished:
             self.recovery = None
-            self._event_at = 1 << 60
 
     def on_reply(self, peer: bytes, message: Any) -> bytes:
         """An answer is about to leave: keep it, and see to it that its receiver knows the order.
@@ -238,16 +241,9 @@ class Replay:
 
     def event(self, fresh: Any) -> Any:
         """What `fresh()` says, noted in the log; in a replay, what it said then."""
-        recovery = self.recovery
-        if recovery is not None:
-            events = recovery.events()
-            if self._event_at < len(events) and events[self._event_at][0] == self.ledger.log.end:
-                told = events[self._event_at][1]
-                self._event_at += 1
-                self.ledger.log.note(told)
-                return _decode(told)
-        found = fresh()
-        self.ledger.log.note(_encode(found))
+        told = None if self.recovery is None else self.recovery.event()
+        found = fresh() if told is None else _decode(told)
+        self.ledger.log.note(_encode(found) if told is None else told)
         return found
 
     # ------------------------------------------------------------------ checkpoints

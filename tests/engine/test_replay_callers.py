@@ -11,6 +11,8 @@ from engine.config import Config
 from engine.core.callers import Callers
 from engine.core.control import ActorChanged
 from engine.core.dispatch import Task
+from engine.core.ledger import KNOWN, SKIPPED
+from engine.core.ledger import Caller as LedgerCaller
 from engine.core.ledger import Ledger as LedgerMachine
 from engine.core.messages import ActorCall, Cancel
 from engine.core.node import NodeMachine
@@ -93,6 +95,81 @@ def test_a_caller_in_the_order_that_is_no_witness_is_gone() -> None:
     assert recovery.next() == "mine"
     assert recovery.lost == 2
     assert recovery.finished
+
+
+def test_what_cannot_be_had_keeps_its_number_and_its_events() -> None:
+    """Others know what came after it by these numbers."""
+    ledger = LedgerMachine(ordered=True)
+    recovery = Recovery(ledger.log, {b"alive"}, 1e9)
+    recovery.on_call(b"alive", 0, "mine")
+    events = [(1, b"told to the dead"), (3, b"told to me")]
+    recovery.on_offer(b"alive", 1, [(b"dead", 0, 2), (b"alive", 0, 1)], 0, events)
+    assert recovery.next() == "mine"
+    ledger.callers[b"alive"] = LedgerCaller()
+    ledger.begin(b"alive", 0)
+    assert recovery.event() == b"told to me"
+    ledger.log.note(b"told to me")
+    assert recovery.event() is None
+    assert ledger.log.known() == (1, [(b"dead", 0, 2), (b"alive", 0, 1)], 0, events)
+
+
+def test_a_call_that_a_caller_sends_twice_is_not_taken_for_one_that_is_lost() -> None:
+    """The caller is an actor that was restored meanwhile: it sends all of them once more."""
+    recovery = Recovery(LedgerMachine(ordered=True).log, {b"actor", b"other"}, 1e9)
+    for asker in ("first life", "second life"):
+        recovery.on_call(b"actor", 0, (asker, 0))
+    recovery.on_call(b"actor", 1, ("second life", 1))
+    recovery.on_call(b"other", 0, "last")
+    recovery.on_offer(b"actor", 1, [], 0, [])
+    recovery.on_offer(b"other", 1, [(b"actor", 0, 2), (b"other", 0, 1)], 0, [])
+    assert recovery.next() == ("first life", 0)
+    assert recovery.in_order
+    assert recovery.next() == ("second life", 0)
+    assert recovery.behind  # the edge answers it from the ledger
+    assert recovery.next() == ("second life", 1)
+    assert recovery.next() == "last"
+    assert recovery.in_order
+    assert (recovery.lost, recovery.finished) == (0, True)
+
+
+def test_a_call_cancelled_before_its_turn_is_not_answered_as_if_it_had_run() -> None:
+    ledger = LedgerMachine(ordered=True)
+    ledger.arrive(b"caller", 1, -1, (b"caller", b"second"))
+    ledger.begin(b"caller", 1).answers[1] = "answer"
+    assert ledger.arrive(b"caller", 0, -1, (b"caller", b"first")) == SKIPPED
+    assert ledger.arrive(b"caller", 1, -1, (b"caller", b"second")) == KNOWN
+
+
+def test_a_call_cancelled_behind_others_does_not_count_them_as_answered() -> None:
+    callers = Callers(
+        b"me", b"node", lambda to, message: None, lambda task, value: None, lambda task: None
+    )
+    client = callers.client(b"actor", "A", False, True)
+    callers.on_changed(ActorChanged(b"actor", "alive", b"first"))
+    tasks = []
+    for name in (b"call0", b"call1", b"call2"):
+        task = Task(ActorCall(name, b"actor", "m", b"", UNNUMBERED), "A.m", [], 0, None)
+        task.actor = client
+        callers.submit(client, task)
+        tasks.append(task)
+    retained = client.retained
+    assert retained is not None
+    assert callers.on_done(b"actor", b"call1", applied=False) is tasks[1]
+    assert retained.answered == -1
+    assert retained.again("A") == []
+    assert callers.on_done(b"actor", b"call0") is tasks[0]
+    assert retained.answered == 1
+    assert callers.on_done(b"actor", b"call2") is tasks[2]
+    assert callers.known_orders() == {b"actor": (1, [(b"me", 0, 1), (b"me", 2, 1)], 0, [])}
+
+
+def test_who_learns_what_a_call_was_told_learns_its_place_too() -> None:
+    """Else, should the answer be lost, the number of that call may become another one's."""
+    ledger = LedgerMachine(ordered=True)
+    ledger.arrive(b"caller", 0, -1, (b"caller", b"call"))
+    ledger.begin(b"caller", 0)
+    ledger.log.note(b"noon")
+    assert ledger.before_answer(b"caller") == (1, [(b"caller", 0, 1)], 0, [(1, b"noon")])
 
 
 def test_an_actor_with_checkpoints_gets_a_process_that_has_had_no_work() -> None:

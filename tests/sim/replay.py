@@ -14,7 +14,7 @@ import msgspec
 from engine.core.control import ActorChanged, Checkpoint, CheckpointKept, Restore
 from engine.core.dispatch import Task
 from engine.core.ids import owner_of
-from engine.core.ledger import APPLY, KNOWN, Caller, Ledger, Untold
+from engine.core.ledger import APPLY, KNOWN, SKIPPED, Caller, Ledger, Untold
 from engine.core.messages import (
     ActorCall,
     Covered,
@@ -131,7 +131,6 @@ class Replay:
         self._processes: dict[bytes, bytes] = {}
         self._pending: tuple[int, int, dict[bytes, int], dict[bytes, int]] | None = None
         self._news = False
-        self._event_at = 0
         self.checkpoints: _Checkpoints | None = None
         if every is not None:
             self.checkpoints = _Checkpoints(worker, actor_id)
@@ -174,6 +173,9 @@ class Replay:
         if what == KNOWN:
             self._world.mark("a repeated call is answered again")
             yield from self._answer_again(peer, call)
+        elif what == SKIPPED:
+            self._world.mark("a call that was cancelled before it ran came again")
+            self._drop(peer, call)
         return what != APPLY
 
     def _apply(self, peer: bytes, call: ActorCall) -> Steps:
@@ -212,7 +214,11 @@ class Replay:
         recovery = self.recovery
         while recovery is not None and (item := recovery.next()) is not None:
             self._world.faults.at_point(self._worker, "in a replay", 10)
-            if item[1].id in self._unwanted and not recovery.in_order:
+            if recovery.behind:
+                self._world.mark("a call came behind the order of a replay")
+                if not (yield from self._known_already(*item)):
+                    self._drop(*item)
+            elif item[1].id in self._unwanted and not recovery.in_order:
                 self._drop(*item)
             else:
                 self._unwanted.pop(item[1].id, None)
@@ -221,7 +227,6 @@ class Replay:
             self._world.mark("an actor was replayed")
             self._world.keepers.on_replayed(self.actor_id, recovery)
             self.recovery = None
-            self._event_at = 1 << 60
 
     def on_reply(self, peer: bytes, message: Any) -> bytes:
         """As `Replay.on_reply`."""
@@ -286,18 +291,14 @@ class Replay:
 
     def event(self, fresh: Any) -> Any:
         """As `Replay.event`."""
-        recovery = self.recovery
-        if recovery is not None:
-            events = recovery.events()
-            if self._event_at < len(events) and events[self._event_at][0] == self.ledger.log.end:
-                told = events[self._event_at][1]
-                self._event_at += 1
-                self.ledger.log.note(told)
-                self._world.mark("an event was replayed")
-                return msgspec.msgpack.decode(told)
-        found = fresh()
-        self.ledger.log.note(msgspec.msgpack.encode(found))
-        return found
+        told = None if self.recovery is None else self.recovery.event()
+        if told is None:
+            found = fresh()
+            self.ledger.log.note(msgspec.msgpack.encode(found))
+            return found
+        self._world.mark("an event was replayed")
+        self.ledger.log.note(told)
+        return msgspec.msgpack.decode(told)
 
     # ------------------------------------------------------------------ checkpoints
 

@@ -3,9 +3,10 @@
     python -m benchmarks.faults --kills 1000 --json benchmarks/results/faults.json
 
 *Cost*: calls to one actor without checkpoints, with the order of its calls kept but no checkpoint,
-and with a checkpoint every 1,000 calls, in turn. *Worker kills*: random workers are killed under a
-load of tasks; each result is checked. *Actor kills*: an actor with 10 MB of state is killed under
-calls; each answer and the state are checked, so a lost or a repeated call would be seen.
+and with a checkpoint every 1,000 calls, in turn; tasks of engines with lineage and without, too.
+*Worker kills*: random workers are killed under a load of tasks; each result is checked. *Actor
+kills*: an actor with 10 MB of state is killed under calls; each answer and the state are checked,
+so a lost or a repeated call would be seen.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,9 +28,10 @@ import engine
 from benchmarks import report
 from engine.config import Config
 
-__all__ = ["actor_kills", "call_costs", "main", "task_kills"]
+__all__ = ["actor_kills", "call_costs", "costs", "lineage_costs", "main", "task_kills"]
 
 STATE_BYTES = 10 << 20
+BLOCK_BYTES = 200_000
 NEVER = 10**9  # calls to a checkpoint that does not come
 SIDES: dict[str, dict[str, Any]] = {
     "no checkpoints": {},
@@ -74,6 +77,70 @@ def call_costs(trials: int, batch: int = 1000) -> dict[str, dict[str, list[float
                 engine.get(actor.add.remote())
             found[name]["sync"].append(batch / (time.perf_counter() - start))
     return found
+
+
+@engine.remote
+def small(number: int) -> int:
+    """A task whose result travels in its answer."""
+    return number
+
+
+@engine.remote
+def large(nbytes: int) -> np.ndarray[Any, Any]:
+    """A task whose result lies in shared memory: it is what lineage is for."""
+    return np.zeros(nbytes, np.uint8)
+
+
+def lineage_costs(
+    trials: int, num_cpus: int = 2, batch: int = 1000
+) -> dict[str, dict[str, list[float]]]:
+    """Tasks a second with lineage and without: an engine for each measurement, in turn."""
+    budgets = {"no lineage": 0, "lineage": Config().lineage_bytes_max}
+    found: dict[str, dict[str, list[float]]] = {
+        name: {"async": [], "sync": [], "blocks": []} for name in budgets
+    }
+    for _ in range(trials):
+        for name, budget in budgets.items():
+            with engine.init(num_cpus=num_cpus, config=Config(lineage_bytes_max=budget)):
+                engine.get([small.remote(number) for number in range(batch)])
+                engine.get([large.remote(BLOCK_BYTES) for _ in range(batch // 10)])
+                for way, row in _task_rows(batch).items():
+                    start = time.perf_counter()
+                    count = row()
+                    found[name][way].append(count / (time.perf_counter() - start))
+    return found
+
+
+def _task_rows(batch: int) -> dict[str, Callable[[], int]]:
+    def many() -> int:
+        for _ in range(4):
+            engine.get([small.remote(number) for number in range(batch)])
+        return 4 * batch
+
+    def one() -> int:
+        for number in range(batch):
+            engine.get(small.remote(number))
+        return batch
+
+    def blocks() -> int:
+        for _ in range(batch // 10):
+            engine.get([large.remote(BLOCK_BYTES) for _ in range(10)])
+        return batch
+
+    return {"async": many, "sync": one, "blocks": blocks}
+
+
+def costs(found: dict[str, dict[str, list[float]]], plain: str) -> dict[str, dict[str, float]]:
+    """By what is measured and how: the median loss of rate against `plain`, in percent of it."""
+    rates = found[plain]
+    return {
+        name: {
+            way: 100 * (1 - statistics.median(a / b for a, b in zip(ours, rates[way], strict=True)))
+            for way, ours in ways.items()
+        }
+        for name, ways in found.items()
+        if name != plain
+    }
 
 
 @engine.remote(max_retries=-1)
@@ -145,11 +212,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # All these kills come from here: none of them makes a task or actor poison.
     config = Config(restart_deaths_max=options.kills + 1)
+    lineage = lineage_costs(options.trials, options.num_cpus)
     with engine.init(num_cpus=options.num_cpus, config=config):
         results: dict[str, Any] = {
             "benchmark": "faults",
             "settings": vars(options),
             "costs": call_costs(options.trials),
+            "lineage": lineage,
             "task_kills": task_kills(options.kills),
             "actor_kills": actor_kills(options.kills),
         }
@@ -165,18 +234,25 @@ def _check_threads() -> None:
     assert threading.active_count() < 10, threading.enumerate()
 
 
-def _show(results: dict[str, Any]) -> None:
-    costs, lines = results["costs"], []
-    plain = costs["no checkpoints"]
-    for name, found in costs.items():
+def _cost_lines(found: dict[str, dict[str, list[float]]], plain: str) -> list[list[str]]:
+    lost, lines = costs(found, plain), []
+    for name, ways in found.items():
         line = [name]
-        for way in ("async", "sync"):
-            pairs = zip(found[way], plain[way], strict=True)
-            share = statistics.median(a / b for a, b in pairs)
-            line += [report.figure(statistics.median(found[way])), f"{share:.3f}"]
+        for way, rates in ways.items():
+            cost = "" if name == plain else f"{lost[name][way]:.1f}"
+            line += [report.figure(statistics.median(rates)), cost]
         lines.append(line)
-    columns = ["actor", "calls/s, 1,000 at a time", "share", "calls/s, one at a time", "share"]
+    return lines
+
+
+def _show(results: dict[str, Any]) -> None:
+    columns = ["actor", "calls/s, 1,000 at a time", "cost, %", "one at a time", "cost, %"]
+    lines = _cost_lines(results["costs"], "no checkpoints")
     report.show("faults: what checkpoints cost", columns, lines)
+    columns = ["tasks", "tasks/s, 1,000 at a time", "cost, %", "one at a time", "cost, %"]
+    columns += [f"results of {BLOCK_BYTES:,} bytes", "cost, %"]
+    lines = _cost_lines(results["lineage"], "no lineage")
+    report.show("faults: what lineage costs", columns, lines)
     lines = []
     for name in ("task_kills", "actor_kills"):
         found = results[name]

@@ -203,17 +203,18 @@ def driver_kills(count: int) -> Found:
 
 @trial("R6", unit="rounds", short=0, long=40, minutes=2)
 def call_costs(count: int) -> Found:
-    """What checkpoints every 1,000 calls, and the order of calls, cost the rate of calls."""
+    """What checkpoints every 1,000 calls, the order of calls and lineage cost the rate of calls."""
     with own_engine():
-        found = faults.call_costs(count)
+        calls = faults.call_costs(count)
+    tasks = faults.lineage_costs(count)
+    lost = faults.costs(calls, "no checkpoints") | faults.costs(tasks, "no lineage")
+    labels = {"async": "many at a time", "sync": "one at a time", "blocks": "large results"}
     figures, bounds = {}, {}
-    plain = found.pop("no checkpoints")
-    for name, rates in found.items():
-        for way, label in (("async", "many at a time"), ("sync", "one at a time")):
-            pairs = zip(rates[way], plain[way], strict=True)
-            share = statistics.median(one / other for one, other in pairs)
-            figure = f"{name}, {label}: cost, %"
-            figures[figure] = round(100 * (1 - share), 2)
-            bounds[figure] = 10 if name == "order kept" else 5
-    figures["calls a second without, many at a time"] = round(statistics.median(plain["async"]))
+    for name, ways in lost.items():
+        for way, percent in ways.items():
+            figure = f"{name}, {labels[way]}: cost, %"
+            figures[figure] = round(percent, 2)
+            bounds[figure] = 5 if name.startswith("checkpoint") else 10
+    plain = statistics.median(calls["no checkpoints"]["async"])
+    figures["calls a second without, many at a time"] = round(plain)
     return Found(count, {}, figures, bounds)

@@ -71,6 +71,7 @@ class CheckpointDirectory:
     def __init__(self, path: Path, keep: int) -> None:
         self.path = path
         self._keep = keep
+        self._doubtful: set[int] = set()  # epochs whose commit has failed
         self._states = path / "states"
         # What lies here is unpickled: who can write to it can run code as this account.
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -178,8 +179,8 @@ class CheckpointDirectory:
     ) -> Manifest:
         """Write the manifest of an epoch: from now on it is the last committed one.
 
-        Raises OSError; the epoch is not committed then, or it is when only the last sync failed
-        (both are fine: it is complete).
+        Raises OSError; then the epoch may be there all the same, when only the last sync failed.
+        `settle` says that it is not.
         """
         pickled = codec.encode_durable(tokens)
         data = bytes(pickled.data)
@@ -187,8 +188,23 @@ class CheckpointDirectory:
             raise CheckpointError(f"expected tokens of plain data, found {tokens!r:.200}")
         manifest = Manifest(epoch, topology, list(states), data)
         body = msgspec.json.encode(manifest)
+        self.settle()
+        self._doubtful.add(epoch)
         write_durably(self._manifest(epoch), [_MAGIC, digest_of([body]).encode(), b"\n", body])
+        self._doubtful.clear()
         return manifest
+
+    def settle(self) -> None:
+        """See to it that an epoch whose commit has failed is not there.
+
+        Raises OSError: it may be there. What it needs must not be undone then, for whoever opens
+        the directory next may go on from it.
+        """
+        if self._doubtful:
+            for epoch in self._doubtful:
+                self._manifest(epoch).unlink(missing_ok=True)
+            sync_directory(self.path)
+            self._doubtful.clear()
 
     def export(self, manifest: Manifest, other: CheckpointDirectory) -> None:
         """Copy an epoch into another directory, verified on the way.

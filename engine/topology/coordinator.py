@@ -4,9 +4,10 @@ Both handles use it, inline and in processes: they start and end copies, ask the
 report; everything that must be done in the right order for exactly-once is done here.
 
 The order of a commit: every state durable, tokens' effects durable (by the copies), manifest
-durable, effects made visible. The order of going back: all copies of the attempt are gone, effects
-of the last manifest are made visible (again), the rest is undone, copies start from that manifest.
-Whoever dies in between, the next one finds the manifest and does the same.
+durable, effects made visible. The order of going back: all copies of the attempt are gone, a
+manifest that could not be made durable is gone, effects of the last one are made visible (again),
+the rest is undone, copies start from that manifest. Whoever dies in between, the next one finds the
+manifest and does the same.
 """
 
 from __future__ import annotations
@@ -161,6 +162,7 @@ class Coordinator:
     def prepare(self) -> Start:
         """Everything is as the copies of the next attempt expect it; none may run meanwhile."""
         self.directory.wait_for_members()
+        self.directory.settle()
         manifest = self._manifest
         if manifest is not None:
             self._external.commit(manifest.decode_tokens())
@@ -320,10 +322,12 @@ class Coordinator:
     def stop(self) -> None:
         """The run ends here; the directory is kept for the next. No copy may run any more.
 
-        Raises what `External.commit` raises; then nothing is undone, for the next run commits.
+        Raises what `External.commit` raises; then nothing is undone, for the next run commits. Nor
+        is it after an OSError of the directory: an epoch may be there that could not be committed.
         """
         try:
             self.directory.wait_for_members()
+            self.directory.settle()
             if self._manifest is not None:
                 self._external.commit(self._manifest.decode_tokens())
             self._external.undo(self._epochs.committed)

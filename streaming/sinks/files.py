@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from engine.topology import CheckpointError
 from streaming.rows import to_rows
 from streaming.sinks.base import Sink, Writer
 
@@ -92,16 +93,30 @@ class FileSink(Sink):
         return _PartWriter(self._directory, self._kind, index, self._encoder)
 
     def sync(self, token: Any) -> None:
-        """Sync the temporary file, and its name."""
-        _sync(token[0])
+        """Sync the temporary file, and its name.
+
+        Raises CheckpointError when the file cannot be synced. That must not be tried again: the
+        kernel takes pages that it could not write for clean, and the next try would succeed without
+        them ("fsyncgate", PostgreSQL 2018). A new start writes the rows again.
+        """
+        try:
+            _sync(token[0])
+        except OSError as error:
+            raise CheckpointError(
+                f"expected to sync {token[0]}, found {error}: rows in it may be lost. Start the "
+                "job again, with the same checkpoints: it goes on from its last epoch"
+            ) from error
         _sync(self._directory)
 
     def commit(self, token: Any) -> None:
-        """Rename the temporary file, durably; when it is gone it has been renamed before."""
+        """Rename the temporary file, durably; when it is gone it has been renamed before.
+
+        But maybe not durably: whoever renamed it may have failed at that.
+        """
         temporary, final = token
         if os.path.exists(temporary):
             os.replace(temporary, final)
-            _sync(self._directory)
+        _sync(self._directory)
 
     def abort(self) -> None:
         """Delete temporary files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import streaming as st
+from engine.topology import CheckpointError
 from streaming.sinks.files import Written
 
 TABLE = pa.table(
@@ -102,6 +104,49 @@ def test_prepare_commit_abort(tmp_path: Path) -> None:
     sink.abort()
     sink.abort()
     assert [path.name for path in tmp_path.iterdir()] == ["part-00003-00000.parquet"]
+
+
+def test_what_could_not_be_synced_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel would say yes to a second sync, without the pages that it could not write."""
+    sink = st.write_parquet(tmp_path)
+    writer = sink.open(0, 1)
+    writer.write(TABLE.to_batches()[0])
+    token = writer.prepare()
+
+    def fails(_descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fails)
+        with pytest.raises(CheckpointError, match=r"Input/output error: rows in it may be lost"):
+            sink.sync(token)
+    sink.abort()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_commit_whose_sync_failed_is_synced_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = st.write_parquet(tmp_path)
+    writer = sink.open(0, 1)
+    writer.write(TABLE.to_batches()[0])
+    token = writer.prepare()
+    sink.sync(token)
+    synced: list[int] = []
+
+    def fails_once(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails_once)
+    with pytest.raises(OSError, match="No space left"):
+        sink.commit(token)
+    sink.commit(token)
+    assert len(synced) == 2
+    assert by_number(pq.read_table(tmp_path)) == TABLE.to_pylist()
 
 
 def test_changed_columns_are_refused(tmp_path: Path) -> None:

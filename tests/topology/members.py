@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from engine.topology import Member, MemberContext
 
-__all__ = ["HandClock", "Numbers", "Relay", "batch_of", "ids_of"]
+__all__ = ["Faulty", "HandClock", "Numbers", "Relay", "batch_of", "ids_of"]
 
 
 class HandClock:
@@ -117,3 +118,23 @@ class Relay(Member):
     def close(self) -> Any:
         assert len(set(self.ends)) == len(self.ends), "each port ends once"
         return self.snapshot()
+
+
+class Faulty:
+    """The system calls of a durable write, of which the n-th does not happen."""
+
+    def __init__(self, error: BaseException, at: int) -> None:
+        self._error, self._left = error, at
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(os, name)
+        if name not in ("replace", "fsync", "open"):
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._left -= 1
+            if self._left == 0:
+                raise self._error
+            return found(*args, **kwargs)
+
+        return call

@@ -23,6 +23,7 @@ from engine.topology.checkpoint import CheckpointDirectory, Manifest
 from engine.topology.durable import Lock, digest_of, write_durably
 from engine.topology.errors import CheckpointError
 from engine.topology.statefile import StateWriter, read_state
+from tests.topology.members import Faulty
 
 COPIES = 3
 States = dict[int, dict[int, Any]]
@@ -221,26 +222,6 @@ def test_a_manifest_that_says_nonsense_is_refused_whatever_its_checksum(
 
 class Crash(BaseException):
     """The process is gone at this system call."""
-
-
-class Faulty:
-    """The system calls of a durable write, of which the n-th does not happen."""
-
-    def __init__(self, error: BaseException, at: int) -> None:
-        self._error, self._left = error, at
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(os, name)
-        if name not in ("replace", "fsync", "open"):
-            return found
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self._left -= 1
-            if self._left == 0:
-                raise self._error
-            return found(*args, **kwargs)
-
-        return call
 
 
 @pytest.mark.parametrize("error", [Crash(), OSError(28, "No space left on device")])

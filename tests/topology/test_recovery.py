@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import engine.topology.durable as durable
 from engine.exceptions import TaskError
 from engine.topology import (
     CheckpointError,
@@ -25,7 +26,7 @@ from engine.topology import (
     forward,
     hashed,
 )
-from tests.topology.members import HandClock, Numbers, Relay, ids_of
+from tests.topology.members import Faulty, HandClock, Numbers, Relay, ids_of
 
 ROWS = 60
 SLOW = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 500)]
@@ -346,3 +347,33 @@ def test_a_full_disk_aborts_epochs_until_there_is_room(
     handle.checkpoint()
     check_results(handle, handle.wait())
     assert output.rows() == wanted()
+
+
+@pytest.mark.parametrize("then", ["stopped", "crashed", "gone on with"])
+def test_whatever_call_of_an_epoch_fails_rows_are_visible_once(
+    then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the manifest is there and only its last sync has failed."""
+    for at in range(1, 200):
+        output, folder, failed = Output(), tmp_path / str(at), False
+        handle = InlineHandle(pipeline(output), checkpoints=policy(folder), external=output)
+        handle.run_turn()
+        handle.checkpoint()
+        handle.run_turn()
+        with monkeypatch.context() as broken:
+            broken.setattr(durable, "os", Faulty(OSError(28, "No space left on device"), at))
+            try:
+                handle.checkpoint()
+            except TopologyError:
+                failed = True
+        if then == "stopped":
+            handle.stop()
+            handle = InlineHandle(pipeline(output), checkpoints=policy(folder), external=output)
+        elif then == "crashed":
+            handle.crash()
+        check_results(handle, handle.wait())
+        assert output.rows() == wanted()
+        if not failed:
+            assert at > 10
+            return
+    raise AssertionError("it never passed untouched")

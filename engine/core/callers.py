@@ -15,7 +15,7 @@ Pure: effects leave through `send` and `fail`/`finish` of the owner.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from engine.core.control import ActorChanged, LookupActor
@@ -100,6 +100,8 @@ class Callers:
         self.numbers: dict[bytes, int] = {}  # by actor: next number, from our own checkpoint
         self.before_effect: Callable[[bytes], None] | None = None
         self.on_death: Callable[[bytes], None] | None = None
+        # Processes of whose death that actor has to hear, besides those that matter here anyway.
+        self.concerned: Callable[[], Iterable[bytes]] | None = None
         self.on_move: Callable[[ActorChanged], None] | None = None
 
     def client(

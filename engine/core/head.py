@@ -222,10 +222,13 @@ class HeadMachine:
         for early in [one for one in self._early if owner_of(one) == process]:
             for watcher in self._early.pop(early):
                 self._tell_dead(watcher, early, self._dead_processes[process])
+        goes_on = process in self._hosts  # its actor does, elsewhere, with what it knows of others
         for record in list(self.actors.values()):
-            record.watchers.pop(process, None)
-            if process not in self._hosts:  # else its actor goes on elsewhere
+            watched = record.watchers.pop(process, True) is None
+            if not goes_on:
                 record.witnesses.pop(process, None)
+            elif watched:
+                record.witnesses[process] = None
             detached = record.create.options.get("lifetime") == "detached"
             if owner_of(record.create.id) == process and not detached:
                 self.kill(record.create.id, True, f"its creator (pid {pid}) {cause}")
@@ -273,13 +276,30 @@ class HeadMachine:
         else:
             self._edge.place(record)
 
+    def on_node_died(self, number: int, cause: str, now: float) -> None:
+        """All processes of a node are gone, and nobody can say to whom these had lines.
+
+        Who called an actor there has asked for it, so it is a watcher; and whom it has called it
+        has asked for itself.
+        """
+        lost = self.processes_of(number)
+        last = {actor: process for process, actor in self._hosts.items()}
+        called: dict[bytes, list[bytes]] = {one: [] for one in lost if one in self._by_process}
+        for actor, record in self.actors.items():
+            host = record.process or last.get(actor, b"")
+            for process in record.watchers if host else ():
+                if process in called:
+                    called[process].append(host)
+        for process in lost:
+            self.on_process_died(process, 0, cause, called.get(process, ()), now=now)
+
     def processes_of(self, number: int) -> list[bytes]:
         """All processes of a node that matter here, in order of their ids."""
         found = {*self._by_process, *self._hosts, *map(owner_of, self._early)}
         found.update(map(owner_of, self._reserved))
         for record in self.actors.values():
             if record.state != "dead":
-                found.update(record.watchers)
+                found.update(record.watchers, record.witnesses)
                 found.add(owner_of(record.create.id))
         return sorted(one for one in found if node_of(one) == number)
 

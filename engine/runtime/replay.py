@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.core.control import ActorChanged, CheckpointKept
+from engine.core.ids import PROCESS_BYTES
 from engine.core.ledger import APPLY, KNOWN, SKIPPED, Caller, Ledger, Untold
 from engine.core.messages import (
     ActorCall,
@@ -81,6 +82,7 @@ class Replay:
             callers.before_effect = self._before_call_to
             callers.on_death = self._on_death
             callers.on_move = self._note
+            callers.concerned = self._concerned
 
     # ------------------------------------------------------------------ calls
 
@@ -403,6 +405,12 @@ class Replay:
         """A process has died. Under the lock, on any thread."""
         if self.recovery is not None or process in self.ledger.callers:
             self._worker.queue.append((b"", Gone(process)))
+
+    def _concerned(self) -> list[bytes]:
+        """The processes whose death matters here. Under the lock, on any thread."""
+        recovery = self.recovery
+        found = [*self.ledger.callers, *(recovery.counts_on() if recovery is not None else ())]
+        return [one for one in found if len(one) == PROCESS_BYTES]
 
     def _note(self, message: Any) -> None:
         if self.recovery is not None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import engine
 from engine.config import Config
 from engine.core.callers import Callers
-from engine.core.control import ActorChanged
+from engine.core.control import ActorChanged, NodeLost
 from engine.core.dispatch import Task
+from engine.core.ids import process_id
 from engine.core.ledger import KNOWN, SKIPPED
 from engine.core.ledger import Caller as LedgerCaller
 from engine.core.ledger import Ledger as LedgerMachine
+from engine.core.lost_nodes import LostNodes
 from engine.core.messages import ActorCall, Cancel
 from engine.core.node import NodeMachine
 from engine.core.recovery import Recovery
@@ -161,6 +164,18 @@ def test_a_call_cancelled_behind_others_does_not_count_them_as_answered() -> Non
     assert retained.answered == 1
     assert callers.on_done(b"actor", b"call2") is tasks[2]
     assert callers.known_orders() == {b"actor": (1, [(b"me", 0, 1), (b"me", 2, 1)], 0, [])}
+
+
+def test_an_actor_hears_of_its_callers_deaths_with_their_node() -> None:
+    """They own and run nothing of it, so only the ledger and the replay know them."""
+    callers = Callers(
+        b"me", b"node", lambda to, message: None, lambda task, value: None, lambda task: None
+    )
+    here, there = process_id(b"caller", 1), process_id(b"caller", 2)
+    callers.concerned = lambda: [here, there]
+    nobody: Any = SimpleNamespace(leases={}, processes=list)
+    lost = LostNodes(nobody, nobody, callers)
+    assert [died.process for died in lost.add(NodeLost(2, "was silent"))] == [there]
 
 
 def test_who_learns_what_a_call_was_told_learns_its_place_too() -> None:

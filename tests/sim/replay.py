@@ -13,7 +13,7 @@ import msgspec
 
 from engine.core.control import ActorChanged, Checkpoint, CheckpointKept, Restore
 from engine.core.dispatch import Task
-from engine.core.ids import owner_of
+from engine.core.ids import PROCESS_BYTES, owner_of
 from engine.core.ledger import APPLY, KNOWN, SKIPPED, Caller, Ledger, Untold
 from engine.core.messages import (
     ActorCall,
@@ -36,17 +36,17 @@ from tests.sim.references import Ref, encode
 if TYPE_CHECKING:
     from tests.sim.worker import Worker
 
-__all__ = ["Gone", "Replay"]
+__all__ = ["Gone", "Memory", "Replay"]
 
 _OWN = "\0own"  # begins a list that stands for a reference to an object of the actor's own
 _values = msgspec.msgpack.Decoder(list[Value]).decode
 
 
-class _Memory:
+class Memory:
     """As `runtime.checkpoints._Memory`: what a descriptor leads to, whoever has it."""
 
-    def __init__(self) -> None:
-        self.data = b""
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
 
 
 class _Checkpoints:
@@ -56,7 +56,7 @@ class _Checkpoints:
         self._worker = worker
         self._actor = actor_id
         self._creator = owner_of(actor_id)
-        self._memories = (_Memory(), _Memory())
+        self._memories = (Memory(), Memory())
         self.number = 0
         self._open: tuple[Checkpoint, list[Ref]] | None = None
         self._held = False
@@ -131,6 +131,7 @@ class Replay:
             callers.before_effect = self._before_call_to
             callers.on_death = self._on_death
             callers.on_move = self._note
+            callers.concerned = self._concerned
 
     # ------------------------------------------------------------------ calls
 
@@ -556,6 +557,12 @@ class Replay:
     def _on_death(self, process: bytes) -> None:
         if self.recovery is not None or process in self.ledger.callers:
             self._worker.queue.append((b"", Gone(process)))
+
+    def _concerned(self) -> list[bytes]:
+        """As `Replay._concerned`."""
+        recovery = self.recovery
+        found = [*self.ledger.callers, *(recovery.counts_on() if recovery is not None else ())]
+        return [one for one in found if len(one) == PROCESS_BYTES]
 
     def _note(self, message: Any) -> None:
         if self.recovery is not None:

@@ -61,7 +61,7 @@ class ActorRecord:
     """One actor: how to make it, where it is, who asked for it."""
 
     __slots__ = (
-        *("cause", "checkpoint", "create", "deaths", "failure", "name", "pid", "process"),
+        *("cause", "checkpoint", "create", "deaths", "failure", "former", "name", "pid", "process"),
         *("restarts_left", "state", "watchers", "why_killed", "witnesses"),
     )
 
@@ -80,6 +80,7 @@ class ActorRecord:
         self.checkpoint: Checkpoint | None = None
         # Processes that may have seen effects of it since that checkpoint.
         self.witnesses: dict[bytes, None] = {}
+        self.former: list[bytes] = []  # the processes that it has had since
 
     @property
     def title(self) -> str:
@@ -169,7 +170,7 @@ class HeadMachine:
                     witnesses.append(process)
             elif host.state != "dead" and host.create.id not in actors:
                 actors.append(host.create.id)
-        return Restore(checkpoint, witnesses, actors)
+        return Restore(checkpoint, witnesses, actors, list(record.former))
 
     def on_checkpoint(self, process: bytes, message: Checkpoint) -> bool:
         """An actor has written a checkpoint; whether it is to be kept.
@@ -179,7 +180,7 @@ class HeadMachine:
         record = self.actors.get(message.actor)
         if record is None or record.process != process or record.state == "dead":
             return False
-        record.checkpoint = message
+        record.checkpoint, record.former = message, []
         self._edge.send(process, CheckpointKept(message.actor, message.number))
         return True
 
@@ -214,8 +215,11 @@ class HeadMachine:
         """
         actor = self._by_process.pop(process, None)
         if actor is not None:
-            self.actors[actor].witnesses.update(dict.fromkeys(peers))
-            self._actor_process_died(self.actors[actor], pid, cause, now, memory, words or [])
+            record = self.actors[actor]
+            record.witnesses.update(dict.fromkeys(peers))
+            if process in self._hosts:
+                record.former.append(process)
+            self._actor_process_died(record, pid, cause, now, memory, words or [])
         self._dead_processes[process] = f"its creator (pid {pid}) {cause}"
         if len(self._dead_processes) > _TOMBS_KEPT:
             del self._dead_processes[next(iter(self._dead_processes))]

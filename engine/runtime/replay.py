@@ -74,6 +74,7 @@ class Replay:
         self._processes: dict[bytes, bytes] = {}  # of callers that are actors
         self._pending: tuple[int, int, dict[bytes, int], dict[bytes, int]] | None = None
         self._kept_number = 0
+        self._former: list[bytes] = []  # processes that this actor has had since its checkpoint
         self.checkpoints: Checkpoints | None = None
         if every is not None:
             self.checkpoints = Checkpoints(self._runtime, actor_id)
@@ -336,6 +337,7 @@ class Replay:
         runtime.owner.callers.restore(numbers, logs)
         restore_calls(runtime, calls)
         assert self.checkpoints is not None
+        self._former = message.former
         self.checkpoints.number = message.checkpoint.number
         patience = runtime.config.replay_patience_seconds
         witnesses = {*message.witnesses, *message.actors}
@@ -363,7 +365,7 @@ class Replay:
         known = self.ledger.callers.get(caller)
         log, seq = self.ledger.log, -1 if known is None else known.next - 1
         covered = Covered(self.actor_id, log.start, log.event_start, seq)
-        self._runtime.send(process, ReplayAsk(covered))
+        self._runtime.send(process, ReplayAsk(covered, self._former))
 
     def on_message(self, peer: bytes, message: Any) -> None:
         """A message for the replay has come to its turn in the worker's queue."""

@@ -243,7 +243,7 @@ def test_a_checkpoint_outlives_its_node_and_the_head() -> None:
     lose_the_second(net)
     again = process_id(b"again-", 1)
     net.place(1, again)
-    brought = Bring(again, Restore(KEPT, [ONE], []), b"state")
+    brought = Bring(again, Restore(KEPT, [ONE], [], [TWO]), b"state")
     assert net.told(1, Bring) == [brought]
     after = net.heard[1][net.heard[1].index(brought) + 1 :]
     assert [type(body.message) for body in after] == [CreateActor], "and then it is made"

@@ -123,6 +123,7 @@ class Replay:
         self._processes: dict[bytes, bytes] = {}
         self._pending: tuple[int, int, dict[bytes, int], dict[bytes, int]] | None = None
         self._kept_number = 0
+        self._former: list[bytes] = []
         self.checkpoints: _Checkpoints | None = None
         if every is not None:
             self.checkpoints = _Checkpoints(worker, actor_id)
@@ -476,6 +477,7 @@ class Replay:
         worker.owner.callers.restore(numbers, logs)
         yield from self._restore_calls(calls)
         assert self.checkpoints is not None
+        self._former = message.former
         self.checkpoints.number = found.number
         patience = self._world.config.replay_patience_seconds
         witnesses = {*message.witnesses, *message.actors}
@@ -517,7 +519,7 @@ class Replay:
         known = self.ledger.callers.get(caller)
         log, seq = self.ledger.log, -1 if known is None else known.next - 1
         covered = Covered(self.actor_id, log.start, log.event_start, seq)
-        self._worker.send(process, ReplayAsk(covered))
+        self._worker.send(process, ReplayAsk(covered, self._former))
 
     def on_message(self, peer: bytes, message: Any) -> Steps:
         """As `Replay.on_message`."""

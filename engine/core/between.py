@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.core.control import WorkerDied
+from engine.core.control import Checkpoint, Restore, WorkerDied
 from engine.core.messages import Message
 from engine.core.session import Packet
 from engine.core.values import Block
@@ -20,6 +20,7 @@ __all__ = [
     "HEAD",
     "Answer",
     "Body",
+    "Bring",
     "Carry",
     "Datagram",
     "Fenced",
@@ -36,6 +37,7 @@ __all__ = [
     "Place",
     "Placed",
     "Pull",
+    "Saved",
     "ToNode",
     "ToProcess",
     "Unplace",
@@ -177,6 +179,7 @@ class Place(msgspec.Struct, array_like=True, gc=False, tag=40):
     resources: dict[str, float]
     environment: bytes
     title: str
+    unused: bool = False  # the worker may not have done any work
 
 
 class Unplace(msgspec.Struct, array_like=True, gc=False, tag=41):
@@ -222,6 +225,22 @@ class NotPlaced(msgspec.Struct, array_like=True, gc=False, tag=46):
     text: str
 
 
+class Saved(msgspec.Struct, array_like=True, gc=False, tag=47):
+    """An actor of the sending node has written a checkpoint, and this is it."""
+
+    process: bytes
+    checkpoint: Checkpoint
+    data: bytes
+
+
+class Bring(msgspec.Struct, array_like=True, gc=False, tag=48):
+    """To the node of a worker that is about to make an actor: the actor's last checkpoint."""
+
+    process: bytes
+    restore: Restore
+    data: bytes
+
+
 Body = (
     ToProcess
     | ToNode
@@ -237,6 +256,8 @@ Body = (
     | NodeDown
     | Placed
     | NotPlaced
+    | Saved
+    | Bring
 )
 
 encode_body = msgspec.msgpack.Encoder().encode

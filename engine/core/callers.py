@@ -15,10 +15,10 @@ Pure: effects leave through `send` and `fail`/`finish` of the owner.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from engine.core.control import ActorChanged, LookupActor
+from engine.core.control import ActorChanged, Connect, LookupActor
 from engine.core.dispatch import Task
 from engine.core.ids import short
 from engine.core.messages import Cancel, Covered, Order, ReplayAsk, ReplayOffer
@@ -98,8 +98,12 @@ class Callers:
         self.identity = b""
         self.acked: dict[bytes, int] = {}  # by actor: answers that our own checkpoint covers
         self.numbers: dict[bytes, int] = {}  # by actor: next number, from our own checkpoint
+        self.is_dead: Callable[[bytes], bool] = lambda process: False  # known to this process
+        self._asks: list[tuple[bytes, ReplayAsk]] = []  # wait for deaths to become known
         self.before_effect: Callable[[bytes], None] | None = None
         self.on_death: Callable[[bytes], None] | None = None
+        # Processes of whose death that actor has to hear, besides those that matter here anyway.
+        self.concerned: Callable[[], Iterable[bytes]] | None = None
         self.on_move: Callable[[ActorChanged], None] | None = None
 
     def client(
@@ -275,6 +279,10 @@ class Callers:
                 client.state = "lost"
         if self.on_death is not None:
             self.on_death(process)
+        asks, self._asks = self._asks, []
+        for peer, message in asks:
+            if not self.is_dead(peer):
+                self.on_replay_ask(peer, message)
 
     def killed(self, client: ActorClient) -> None:
         """This process has asked for the actor's end: later calls wait for what the head says."""
@@ -371,11 +379,25 @@ class Callers:
                 client.queue = deque(left)
 
     def on_replay_ask(self, peer: bytes, message: ReplayAsk) -> None:
-        """An actor that was restored wants to know what we know."""
+        """An actor that was restored wants to know what we know.
+
+        What its former processes have said may still be on its way, on another line. The news of
+        their deaths comes behind it; from then on what we know cannot become more.
+        """
+        unknown = [one for one in message.former if not self.is_dead(one)]
+        if unknown:
+            self._asks.append((peer, message))
+            for one in unknown:
+                self._send(self._node, Connect(one))
+            return
         self.on_covered(message.covered)
         actor = message.covered.actor
         known = Order(actor, *self._log(actor).known())
         self._send(peer, ReplayOffer(known, self.identity))
+
+    def waits_for(self) -> list[bytes]:
+        """Processes whose deaths have to become known here: somebody waits for that."""
+        return [one for _peer, message in self._asks for one in message.former]
 
     def retains(self) -> bool:
         """Whether calls of ours may be wanted again by actors that are replayed."""

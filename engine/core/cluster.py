@@ -16,6 +16,11 @@ the full time before it takes it for dead. Decisions that hang on such things ar
 The price is one write and sync before an actor is made, shared by all that come in meanwhile; no
 call and no task passes through here.
 
+Checkpoints of actors are in the journal too. They must outlive the actor's node, and whoever makes
+the actor again must have the one that its callers were told of: here "kept" is one event, and no
+node that dies between two messages leaves a checkpoint that somebody counts on and nobody has. The
+price is that each one passes through the head, whole.
+
 Pure: datagrams leave through `transmit(where, datagram)`; time is an argument.
 """
 
@@ -30,6 +35,7 @@ from engine.config import Config
 from engine.core.between import (
     HEAD,
     Answer,
+    Bring,
     Datagram,
     Fenced,
     Gone,
@@ -42,6 +48,7 @@ from engine.core.between import (
     NotPlaced,
     Place,
     Placed,
+    Saved,
     ToNode,
     ToProcess,
     Unplace,
@@ -105,6 +112,7 @@ class _Snapshot(msgspec.Struct, array_like=True, tag=6):
     homeless: list[bytes]
     homes: list[tuple[bytes, int]]
     head: HeadState
+    checkpoints: list[tuple[bytes, bytes]] = []
 
 
 Event = _Entered | _Died | _Heard | _Chosen | _Looked | _Snapshot
@@ -135,6 +143,7 @@ class Cluster:
         self._count = 0  # numbers given out
         self._homeless: dict[bytes, None] = {}  # actors for which a node is to be chosen
         self._homes: dict[bytes, int] = {}  # actors -> where they are, or are being placed
+        self.checkpoints: dict[bytes, bytes] = {}  # actors -> what the last one of each says
         self._fresh: list[Event] = []  # to be written
         self._answers: list[tuple[str, Datagram]] = []  # leave with `flush`
 
@@ -191,7 +200,8 @@ class Cluster:
             for number, one in self.nodes.items()
         ]  # fmt: skip
         homeless, homes = list(self._homeless), list(self._homes.items())
-        return _Snapshot(self._count, nodes, homeless, homes, dump(self.head))
+        checkpoints = list(self.checkpoints.items())
+        return _Snapshot(self._count, nodes, homeless, homes, dump(self.head), checkpoints)
 
     def state(self) -> bytes:
         """What a replay of the journal has to come to, in one piece to compare."""
@@ -199,8 +209,8 @@ class Cluster:
         assert isinstance(snapshot, _Snapshot)
         # How much of what was said has been acknowledged is not written down.
         nodes = [(*one[:5], one[5] + len(one[6])) for one in snapshot.nodes]
-        rest = (snapshot.count, nodes, snapshot.homeless, snapshot.homes, snapshot.head)
-        return msgspec.msgpack.encode(rest)
+        snapshot.nodes = nodes  # type: ignore[assignment]
+        return msgspec.msgpack.encode(snapshot)
 
     # ------------------------------------------------------------------ what comes in
 
@@ -272,6 +282,7 @@ class Cluster:
         for number, nonce, where, total, received, acked, bodies in event.nodes:
             self._enter(number, nonce, where, total).session.resume(received, acked, bodies)
         load(self.head, event.head, self._config)
+        self.checkpoints = dict(event.checkpoints)
         self._homeless = dict.fromkeys(event.homeless)
         for actor, number in event.homes:
             self._move_in(actor, number)
@@ -281,8 +292,7 @@ class Cluster:
         self.detector.forget(event.number)
         self._tell_all(NodeDown(event.number, event.cause))
         cause = f"was lost with its node {event.number}, which {event.cause}"
-        for process in self.head.processes_of(event.number):
-            self.head.on_process_died(process, 0, cause, now=event.now)
+        self.head.on_node_died(event.number, cause, event.now)
         for actor in [one for one, number in self._homes.items() if number == event.number]:
             del self._homes[actor]  # it was not placed yet
             self._homeless[actor] = None
@@ -302,6 +312,9 @@ class Cluster:
                 body.actor, body.process, body.pid
             ):
                 self.kill(body.process, "its actor was ended before it started")
+        elif kind is Saved:
+            if head.on_checkpoint(body.process, body.checkpoint):
+                self.checkpoints[body.checkpoint.actor] = body.data
         elif kind is NotPlaced:
             head.fail(body.actor, body.kind, body.text)
 
@@ -357,7 +370,9 @@ class Cluster:
         options = self.head.actors[actor].create.options
         title = f"actor {options.get('class', '')}"
         environment = options.get("environment", b"")
-        self._tell(number, Place(actor, options.get("resources", {}), environment, title))
+        unused = options.get("checkpoint_every") is not None
+        need = options.get("resources", {})
+        self._tell(number, Place(actor, need, environment, title, unused))
 
     def _move_in(self, actor: bytes, number: int) -> None:
         self._homes[actor] = number
@@ -410,9 +425,10 @@ class Cluster:
         self._tell(node_of(process), Kill(process, cause))
 
     def restore(self, process: bytes, message: Restore) -> None:
-        """The memory of a checkpoint is on one node; nobody tells the head of any so far."""
-        raise AssertionError("a checkpoint that nobody has told of")
+        """Send a worker the checkpoint of the actor that it is about to make."""
+        data = self.checkpoints[message.checkpoint.actor]
+        self._tell(node_of(process), Bring(process, message, data))
 
     def drop_checkpoint(self, actor: bytes) -> None:
-        """As for `restore`: there is none."""
-        raise AssertionError("a checkpoint that nobody has told of")
+        """The actor is dead."""
+        del self.checkpoints[actor]

@@ -231,12 +231,13 @@ class Restore(msgspec.Struct, array_like=True, gc=False, tag=146):
     """To a worker, before CreateActor: the actor's last checkpoint, whose descriptor comes along.
 
     `witnesses` are the processes that may have seen effects of it since, `actors` those among them
-    that are replayed themselves, wherever they run by now.
+    that are replayed themselves, wherever they run by now. `former`: its processes since then.
     """
 
     checkpoint: Checkpoint
     witnesses: list[bytes]
     actors: list[bytes]
+    former: list[bytes] = []
 
 
 class LookupActor(msgspec.Struct, array_like=True, gc=False, tag=52):

@@ -61,7 +61,7 @@ class ActorRecord:
     """One actor: how to make it, where it is, who asked for it."""
 
     __slots__ = (
-        *("cause", "checkpoint", "create", "deaths", "failure", "name", "pid", "process"),
+        *("cause", "checkpoint", "create", "deaths", "failure", "former", "name", "pid", "process"),
         *("restarts_left", "state", "watchers", "why_killed", "witnesses"),
     )
 
@@ -80,6 +80,7 @@ class ActorRecord:
         self.checkpoint: Checkpoint | None = None
         # Processes that may have seen effects of it since that checkpoint.
         self.witnesses: dict[bytes, None] = {}
+        self.former: list[bytes] = []  # the processes that it has had since
 
     @property
     def title(self) -> str:
@@ -169,7 +170,7 @@ class HeadMachine:
                     witnesses.append(process)
             elif host.state != "dead" and host.create.id not in actors:
                 actors.append(host.create.id)
-        return Restore(checkpoint, witnesses, actors)
+        return Restore(checkpoint, witnesses, actors, list(record.former))
 
     def on_checkpoint(self, process: bytes, message: Checkpoint, looks: bool = False) -> bool:
         """An actor has written a checkpoint; whether it is to be kept.
@@ -180,7 +181,7 @@ class HeadMachine:
         record = self.actors.get(message.actor)
         if record is None or record.process != process or record.state == "dead":
             return False
-        record.checkpoint = message
+        record.checkpoint, record.former = message, []
         self._edge.send(process, CheckpointKept(message.actor, message.number, looks))
         return True
 
@@ -215,18 +216,24 @@ class HeadMachine:
         """
         actor = self._by_process.pop(process, None)
         if actor is not None:
-            self.actors[actor].witnesses.update(dict.fromkeys(peers))
-            self._actor_process_died(self.actors[actor], pid, cause, now, memory, words or [])
+            record = self.actors[actor]
+            record.witnesses.update(dict.fromkeys(peers))
+            if process in self._hosts:
+                record.former.append(process)
+            self._actor_process_died(record, pid, cause, now, memory, words or [])
         self._dead_processes[process] = f"its creator (pid {pid}) {cause}"
         if len(self._dead_processes) > _TOMBS_KEPT:
             del self._dead_processes[next(iter(self._dead_processes))]
         for early in [one for one in self._early if owner_of(one) == process]:
             for watcher in self._early.pop(early):
                 self._tell_dead(watcher, early, self._dead_processes[process])
+        goes_on = process in self._hosts  # its actor does, elsewhere, with what it knows of others
         for record in list(self.actors.values()):
-            record.watchers.pop(process, None)
-            if process not in self._hosts:  # else its actor goes on elsewhere
+            watched = record.watchers.pop(process, True) is None
+            if not goes_on:
                 record.witnesses.pop(process, None)
+            elif watched:
+                record.witnesses[process] = None
             detached = record.create.options.get("lifetime") == "detached"
             if owner_of(record.create.id) == process and not detached:
                 self.kill(record.create.id, True, f"its creator (pid {pid}) {cause}")
@@ -274,13 +281,30 @@ class HeadMachine:
         else:
             self._edge.place(record)
 
+    def on_node_died(self, number: int, cause: str, now: float) -> None:
+        """All processes of a node are gone, and nobody can say to whom these had lines.
+
+        Who called an actor there has asked for it, so it is a watcher; and whom it has called it
+        has asked for itself.
+        """
+        lost = self.processes_of(number)
+        last = {actor: process for process, actor in self._hosts.items()}
+        called: dict[bytes, list[bytes]] = {one: [] for one in lost if one in self._by_process}
+        for actor, record in self.actors.items():
+            host = record.process or last.get(actor, b"")
+            for process in record.watchers if host else ():
+                if process in called:
+                    called[process].append(host)
+        for process in lost:
+            self.on_process_died(process, 0, cause, called.get(process, ()), now=now)
+
     def processes_of(self, number: int) -> list[bytes]:
         """All processes of a node that matter here, in order of their ids."""
         found = {*self._by_process, *self._hosts, *map(owner_of, self._early)}
         found.update(map(owner_of, self._reserved))
         for record in self.actors.values():
             if record.state != "dead":
-                found.update(record.watchers)
+                found.update(record.watchers, record.witnesses)
                 found.add(owner_of(record.create.id))
         return sorted(one for one in found if node_of(one) == number)
 

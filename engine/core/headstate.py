@@ -39,6 +39,7 @@ class _Actor(msgspec.Struct, array_like=True):
     deaths: _Story | None
     checkpoint: Checkpoint | None
     witnesses: list[bytes]
+    former: list[bytes]
 
 
 class HeadState(msgspec.Struct, array_like=True):
@@ -57,7 +58,7 @@ class HeadState(msgspec.Struct, array_like=True):
 
 
 _PLAIN = ("create", "state", "process", "pid", "restarts_left", "name", "failure", "cause",
-          "why_killed", "checkpoint")  # fmt: skip
+          "why_killed", "checkpoint", "former")  # fmt: skip
 
 
 def dump(head: HeadMachine) -> HeadState:

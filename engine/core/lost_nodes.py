@@ -38,6 +38,9 @@ class LostNodes:
         self.causes[message.number] = cause
         known = {*self._dispatch.leases, *self._objects.processes()}
         known.update(client.process for client in self._callers.actors.values() if client.process)
+        known.update(self._callers.waits_for())
+        if self._callers.concerned is not None:
+            known.update(self._callers.concerned())
         there = sorted(one for one in known if node_of(one) == message.number)
         for process in there:  # what one had must not be sent to the next, which is dead as well
             lease = self._dispatch.leases.get(process)

@@ -190,9 +190,13 @@ class Covered(msgspec.Struct, array_like=True, gc=False, tag=141):
 
 
 class ReplayAsk(msgspec.Struct, array_like=True, gc=False, tag=142):
-    """From an actor restored from the checkpoint that `Covered` describes: what do you know?"""
+    """From an actor restored from the checkpoint that `Covered` describes: what do you know?
+
+    `former`: its processes since then. They are dead, and all that they have said counts.
+    """
 
     covered: Covered
+    former: list[bytes] = []
 
 
 class ReplayOffer(msgspec.Struct, array_like=True, gc=False, tag=143):

@@ -18,6 +18,7 @@ from engine.config import Config
 from engine.core.between import (
     HEAD,
     Answer,
+    Bring,
     Carry,
     Datagram,
     Fenced,
@@ -39,7 +40,7 @@ from engine.core.between import (
     decode_body,
     encode_body,
 )
-from engine.core.control import ActorChanged, LeaseGrant, LeaseRequest, WorkerDied
+from engine.core.control import ActorChanged, LeaseGrant, LeaseRequest, Restore, WorkerDied
 from engine.core.ids import node_of
 from engine.core.membership import Door
 from engine.core.node import NodeMachine
@@ -84,6 +85,9 @@ class OutsideEdge(RelayEdge, PullEdge, Protocol):
 
     def unplace(self, actor: bytes) -> None:
         """The actor is dead and needs no worker."""
+
+    def bring(self, process: bytes, message: Restore, data: bytes) -> None:
+        """Give a worker, before it makes its actor, the actor's checkpoint."""
 
     def kill(self, process: bytes, cause: str) -> None:
         """Kill a worker of this node."""
@@ -175,6 +179,8 @@ class Outside:
             self._edge.place(body)
         elif kind is Unplace:
             self._edge.unplace(body.actor)
+        elif kind is Bring:
+            self._edge.bring(body.process, body.restore, body.data)
         elif kind is Kill:
             self._edge.kill(body.process, body.cause)
 

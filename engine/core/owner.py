@@ -119,6 +119,7 @@ class Owner:
         self._checkpoint_refs: dict[bytes, deque[Any]] = {}
         self._dead: dict[bytes, str] = {}  # processes known to be dead, and why
         self._lost = LostNodes(self.objects, self.dispatch, self.callers)
+        self.callers.is_dead = self.is_dead
         self._waiting: dict[bytes, Task] = {}  # tasks and calls whose arguments are pending
         self.delayed: list[tuple[float, Task]] = []  # to be tried again then
         self.unfinished = 0

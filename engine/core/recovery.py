@@ -50,6 +50,10 @@ class Recovery:
         self._event += 1
         return events[self._event - 1][1]
 
+    def counts_on(self) -> list[bytes]:
+        """Whose death matters: those whose answers or calls may still be wanted."""
+        return [*self.waiting, *self._living]
+
     @property
     def waits_for_witnesses(self) -> bool:
         """Whether the order is not known yet."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.core.control import ActorChanged, CheckpointKept
+from engine.core.ids import PROCESS_BYTES
 from engine.core.ledger import APPLY, KNOWN, SKIPPED, Caller, Ledger, Untold
 from engine.core.messages import (
     ActorCall,
@@ -75,6 +76,7 @@ class Replay:
         self._processes: dict[bytes, bytes] = {}  # of callers that are actors
         self._pending: tuple[int, int, dict[bytes, int], dict[bytes, int]] | None = None
         self._news = False  # the checkpoint under way is safe, and nobody has been told
+        self._former: list[bytes] = []  # processes that this actor has had since its checkpoint
         self.checkpoints: Checkpoints | None = None
         if every is not None:
             self.checkpoints = Checkpoints(self._runtime, actor_id)
@@ -83,6 +85,7 @@ class Replay:
             callers.before_effect = self._before_call_to
             callers.on_death = self._on_death
             callers.on_move = self._note
+            callers.concerned = self._concerned
 
     # ------------------------------------------------------------------ calls
 
@@ -341,6 +344,7 @@ class Replay:
         runtime.owner.callers.restore(numbers, logs)
         restore_calls(runtime, calls)
         assert self.checkpoints is not None
+        self._former = message.former
         self.checkpoints.number = message.checkpoint.number
         patience = runtime.config.replay_patience_seconds
         witnesses = {*message.witnesses, *message.actors}
@@ -368,7 +372,7 @@ class Replay:
         known = self.ledger.callers.get(caller)
         log, seq = self.ledger.log, -1 if known is None else known.next - 1
         covered = Covered(self.actor_id, log.start, log.event_start, seq)
-        self._runtime.send(process, ReplayAsk(covered))
+        self._runtime.send(process, ReplayAsk(covered, self._former))
 
     def on_message(self, peer: bytes, message: Any) -> None:
         """A message for the replay has come to its turn in the worker's queue."""
@@ -412,6 +416,12 @@ class Replay:
         """A process has died. Under the lock, on any thread."""
         if self.recovery is not None or process in self.ledger.callers:
             self._worker.queue.append((b"", Gone(process)))
+
+    def _concerned(self) -> list[bytes]:
+        """The processes whose death matters here. Under the lock, on any thread."""
+        recovery = self.recovery
+        found = [*self.ledger.callers, *(recovery.counts_on() if recovery is not None else ())]
+        return [one for one in found if len(one) == PROCESS_BYTES]
 
     def _note(self, message: Any) -> None:
         if self.recovery is not None:

@@ -31,10 +31,13 @@ PROMISES = [
     ),
     Promise(
         "R4", "strength of simulated faults",
-        "deaths at any time and at named points, stops, stalls, cut frames, disk faults, little "
-        "memory; each kind is hit",
-        "lost and repeated messages, isolated nodes: lines between processes of one host lose "
-        "nothing but with their ends",
+        "deaths at any time and at named points, stops, stalls, slow and cut lines, disk faults, "
+        "little memory. A quarter of the seeds have a head and 2 to 5 nodes: of their datagrams 1, "
+        "10 or 30 % are lost, 2 or 50 % come twice, a fifth is late by up to 30 ms and overtaken, "
+        "those of slow hosts take 30 times as long; links are cut one way or both, hosts from all "
+        "others, for up to twice the time after which a node is declared dead; nodes and the head "
+        "stop, crash and come back, with journal writes lost, torn or garbled. Each kind is hit",
+        "loss on lines between processes of one host: they lose nothing but with their ends",
     ),
     Promise(
         "R5", "worker `kill -9`, busy with tasks",

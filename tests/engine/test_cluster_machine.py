@@ -12,6 +12,7 @@ from engine.config import Config
 from engine.core.between import (
     HEAD,
     Answer,
+    Bring,
     Fenced,
     Gone,
     Heartbeat,
@@ -21,6 +22,7 @@ from engine.core.between import (
     NodeUp,
     Place,
     Placed,
+    Saved,
     ToNode,
     ToProcess,
     View,
@@ -28,8 +30,17 @@ from engine.core.between import (
     encode_body,
 )
 from engine.core.cluster import Cluster, Event
-from engine.core.control import ActorChanged, CreateActor, LookupActor, WorkerDied
-from engine.core.ids import process_id
+from engine.core.control import (
+    ActorChanged,
+    Checkpoint,
+    CheckpointKept,
+    CreateActor,
+    KillActor,
+    LookupActor,
+    Restore,
+    WorkerDied,
+)
+from engine.core.ids import node_of, process_id
 from engine.core.session import Packet, Session
 
 CONFIG = Config()
@@ -198,9 +209,84 @@ def test_a_head_that_comes_back_says_what_nobody_has_heard() -> None:
     assert list(net.head.nodes) == [1], "it has the full time to be heard"
 
 
+KEPT = Checkpoint(ACTOR, 1, 5, 0)
+REPLAYED = {"max_restarts": 2, "checkpoint_every": 1}
+
+
+def replayed() -> Net:
+    """An actor with a checkpoint on the second of two nodes, made by a process of the first."""
+    net = Net()
+    net.join("a", 1)
+    net.join("b", 2)
+    net.create(**REPLAYED)
+    assert [one.unused for one in net.told(2, Place)] == [True]
+    net.place(2, TWO)
+    net.say(2, ToNode(TWO, ActorChanged(ACTOR, "alive", TWO)))
+    net.say(2, Saved(TWO, KEPT, b"state"))
+    return net
+
+
+def lose_the_second(net: Net) -> None:
+    net.now += 4.0
+    net.beat(1)
+    net.now += 0.6
+    net.head.tick(net.now)
+    net.sync()
+
+
+def test_a_checkpoint_outlives_its_node_and_the_head() -> None:
+    net = replayed()
+    kept = ToProcess(TWO, CheckpointKept(ACTOR, 1))
+    assert kept in net.told(2, ToProcess)
+    net.head = net.new()
+    net.head.replay(list(net.journal), net.now)
+    lose_the_second(net)
+    again = process_id(b"again-", 1)
+    net.place(1, again)
+    brought = Bring(again, Restore(KEPT, [ONE], [], [TWO]), b"state")
+    assert net.told(1, Bring) == [brought]
+    after = net.heard[1][net.heard[1].index(brought) + 1 :]
+    assert [type(body.message) for body in after] == [CreateActor], "and then it is made"
+    net.say(1, ToNode(ONE, KillActor(ACTOR, True, False, "is not wanted")))
+    net.say(1, Gone(WorkerDied(again, 7, "was killed")))
+    assert not net.head.checkpoints
+
+
+def test_a_checkpoint_of_a_process_that_was_declared_dead_is_not_taken() -> None:
+    net = replayed()
+    lose_the_second(net)
+    again = process_id(b"again-", 1)
+    net.place(1, again)
+    net.say(1, Saved(TWO, Checkpoint(ACTOR, 2, 5, 0), b"other"))
+    assert net.head.checkpoints == {ACTOR: b"state"}
+
+
+def test_who_was_called_by_an_actor_knows_of_its_order_when_its_node_dies() -> None:
+    """Nobody is left to say to whom it had lines. Replayed ones are asked where they are by then;
+
+    so are those that have called it, though their process has died before."""
+    net = replayed()
+    other, host = ONE + bytes(7) + b"\x02", process_id(b"host--", 1)
+    caller, second = ONE + bytes(7) + b"\x03", process_id(b"caller", 1)
+    for actor, process in ((other, host), (caller, second)):
+        options = {"class": "A", "resources": {}, **REPLAYED}
+        net.say(1, ToNode(ONE, CreateActor(actor, b"k", b"", b"", options)))
+        net.say(1, Placed(actor, process, 8))
+        net.say(1, ToNode(process, ActorChanged(actor, "alive", process)))
+    net.say(2, ToNode(TWO, LookupActor(other)))
+    net.say(1, ToNode(second, LookupActor(ACTOR)))
+    for process in (host, second):
+        net.say(1, Gone(WorkerDied(process, 8, "was killed")))
+    lose_the_second(net)
+    net.place(1, process_id(b"again-", 1))
+    (brought,) = net.told(1, Bring)
+    assert brought.restore.witnesses == [ONE]
+    assert sorted(brought.restore.actors) == [other, caller]
+
+
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["join", "create", "placed", "alive", "gone", "silence", "beat"]),
+        st.sampled_from(["join", "create", "placed", "alive", "gone", "silence", "beat", "saved"]),
         st.integers(0, 5),
     ),
     max_size=25,
@@ -227,6 +313,7 @@ def test_a_replay_comes_to_the_live_state(steps: list[tuple[str, int]], begin: i
         if what == "create":
             actors += 1
             options = {"class": "A", "resources": {"CPU": 1.0}, "max_restarts": which % 2}
+            options["checkpoint_every"] = 1 if which % 2 else None
             actor = process_id(b"maker-", number) + bytes(7) + bytes([actors])
             net.say(number, ToNode(actor[:8], CreateActor(actor, b"k", b"", b"", options)))
         elif what in ("placed", "alive"):
@@ -238,6 +325,11 @@ def test_a_replay_comes_to_the_live_state(steps: list[tuple[str, int]], begin: i
                 ))  # fmt: skip
         elif what == "gone":
             net.say(number, Gone(WorkerDied(worker, 7, "was killed")))
+        elif what == "saved":
+            for actor, host in net.head.head.actors.items():
+                checkpoint = Checkpoint(actor, at, 1, 0)
+                if node_of(host.process) == number:
+                    net.say(number, Saved(host.process, checkpoint, bytes([at])))
         elif what == "beat":
             net.beat(number)
         elif what == "silence":

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import engine
 from engine.config import Config
 from engine.core.callers import Callers
-from engine.core.control import ActorChanged
+from engine.core.control import ActorChanged, Connect, NodeLost
 from engine.core.dispatch import Task
+from engine.core.ids import process_id
 from engine.core.ledger import KNOWN, SKIPPED
 from engine.core.ledger import Caller as LedgerCaller
 from engine.core.ledger import Ledger as LedgerMachine
-from engine.core.messages import ActorCall, Cancel
+from engine.core.lost_nodes import LostNodes
+from engine.core.messages import (
+    ActorCall,
+    Cancel,
+    Covered,
+    Order,
+    ReplayAsk,
+    ReplayOffer,
+)
 from engine.core.node import NodeMachine
 from engine.core.recovery import Recovery
 from engine.core.retention import UNNUMBERED
@@ -161,6 +171,41 @@ def test_a_call_cancelled_behind_others_does_not_count_them_as_answered() -> Non
     assert retained.answered == 1
     assert callers.on_done(b"actor", b"call2") is tasks[2]
     assert callers.known_orders() == {b"actor": (1, [(b"me", 0, 1), (b"me", 2, 1)], 0, [])}
+
+
+def test_an_actor_hears_of_its_callers_deaths_with_their_node() -> None:
+    """They own and run nothing of it, so only the ledger and the replay know them."""
+    callers = Callers(
+        b"me", b"node", lambda to, message: None, lambda task, value: None, lambda task: None
+    )
+    here, there = process_id(b"caller", 1), process_id(b"caller", 2)
+    callers.concerned = lambda: [here, there]
+    nobody: Any = SimpleNamespace(leases={}, processes=list)
+    lost = LostNodes(nobody, nobody, callers)
+    assert [died.process for died in lost.add(NodeLost(2, "was silent"))] == [there]
+
+
+def test_a_witness_answers_when_it_has_heard_out_the_former_processes() -> None:
+    """On several nodes their last words may come after the question of the next one."""
+    sent: list[Any] = []
+    dead: set[bytes] = set()
+    callers = Callers(
+        b"me", b"node", lambda to, message: sent.append((to, message)),
+        lambda task, value: None, lambda task: None,
+    )  # fmt: skip
+    callers.is_dead = dead.__contains__
+    ask = ReplayAsk(Covered(b"actor", 0, 0, -1), [b"first", b"second"])
+    callers.on_replay_ask(b"third", ask)
+    assert sent == [(b"node", Connect(b"first")), (b"node", Connect(b"second"))]
+    dead.add(b"second")
+    callers.on_process_died(b"second")
+    callers.on_order(Order(b"actor", 1, [(b"other", 0, 2)], 0, []))  # the last words of the first
+    sent.clear()
+    dead.add(b"first")
+    callers.on_process_died(b"first")
+    offer = ReplayOffer(Order(b"actor", 1, [(b"other", 0, 2)], 0, []), b"")
+    assert sent == [(b"third", offer)]
+    assert not callers.waits_for()
 
 
 def test_who_learns_what_a_call_was_told_learns_its_place_too() -> None:

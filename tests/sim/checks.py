@@ -124,6 +124,7 @@ def _left_in_process(process: Process) -> dict[str, Any]:
         "references": process.escaped,
         "orders of actors": owner.callers.logs,
         "references of checkpoints": owner._checkpoint_refs,
+        "questions about orders": owner.callers._asks,
         "objects with blocks": spill.held,
         "uses": spill.uses,
         "objects kept in memory for their owners": spill._refused,

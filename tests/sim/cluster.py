@@ -69,6 +69,10 @@ class Hosts:
         self._world.mark("a node comes back as another")
         self._new_life(where).begin()
 
+    def is_down(self, number: int) -> bool:
+        """Whether the head has declared this life of a node dead."""
+        return number not in self.head.cluster.nodes
+
     def crash_node(self) -> None:
         """One of the nodes but the driver's dies."""
         nodes = [

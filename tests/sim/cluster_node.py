@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.core.between import HEAD, Datagram, NotPlaced, Place, Placed
+from engine.core.between import HEAD, Datagram, NotPlaced, Place, Placed, Saved
 from engine.core.control import (
     ActorChanged,
     Assigned,
     CensusReply,
+    Checkpoint,
     CreateActor,
     KillActor,
     LeaseRequest,
@@ -23,6 +24,7 @@ from engine.core.control import (
     Peer,
     Piece,
     Reply,
+    Restore,
     WorkerDied,
 )
 from engine.core.head import ActorRecord
@@ -30,6 +32,7 @@ from engine.core.ids import node_of, process_id
 from engine.core.messages import FreeBlock
 from engine.core.outside import Outside
 from engine.core.values import Block
+from tests.sim.checkpoints import Memory
 from tests.sim.network import End
 from tests.sim.node import Node
 
@@ -282,7 +285,9 @@ class ClusterNode(Node):
         assert isinstance(record, Place)
         self._placing[record.actor] = record.resources
         now = self.world.clock.now
-        self.machine.want_actor(record.actor, record.resources, b"", -1, now, title=record.title)
+        self.machine.want_actor(
+            record.actor, record.resources, b"", -1, now, title=record.title, unused=record.unused
+        )
 
     def unplace(self, actor: ActorRecord | bytes) -> None:
         """As the edge."""
@@ -297,6 +302,16 @@ class ClusterNode(Node):
     def unplaceable(self, actor: bytes, kind: str, text: str) -> None:
         self._placing.pop(actor, None)
         self.outside.send(HEAD, NotPlaced(actor, kind, text))
+
+    def _on_checkpoint(self, peer: bytes, message: Checkpoint) -> None:
+        memory = self.world.descriptors.pop((peer, message.number))
+        self.outside.send(HEAD, Saved(peer, message, memory.data))
+
+    def bring(self, process: bytes, message: Restore, data: bytes) -> None:
+        """As the edge."""
+        if process in self.records:  # else it has died a moment ago
+            self.world.descriptors[process, -1] = Memory(data)
+            self.send(process, message)
 
     def left(self) -> dict[str, Any]:
         """What must not be there at the end."""

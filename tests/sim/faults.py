@@ -22,7 +22,7 @@ KINDS = {
     "points": "SIGKILL of a worker at named points of its code",
     "stops": "SIGSTOP of any process for a while",
     "stalls": "a frame is held up for milliseconds",
-    "slow lines": "some lines are 100 times slower than others",
+    "slow lines": "some lines are 100 times slower than others, and some hosts 30 times",
     "splits": "what one process queued at once leaves in two frames",
     "cuts": "the last frames of a dead process were never written",
     "forks": "a worker dies before its first word",

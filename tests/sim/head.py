@@ -198,6 +198,7 @@ class Head:
             "early lookups": head._early,
             "places of actors": head._by_process,
             "names": head.names,
+            "checkpoints": self.cluster.checkpoints,
             "homes of actors": self.cluster._homes or self.cluster._homeless,
             "promised to actors": [
                 one.committed for one in self.cluster.nodes.values() if any(one.committed.values())

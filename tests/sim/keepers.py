@@ -348,8 +348,6 @@ class Keepers:
             try:
                 ref = yield from user.call(actor.handle, "all", [""], reads=True)
                 ((actor.history, actor.seen),) = yield from user.get([ref])
-                ref = yield from user.call(actor.handle, "read", [""], reads=True)
-                (held,) = yield from user.get([ref])
             except Failure as error:
                 checks.error_is_excused(self.world, Expect(None), error)
                 actor.dead = True
@@ -358,12 +356,18 @@ class Keepers:
             missing = actor.book.missing(actor.history, self.world)
             missing += [one for one, (_who, _at, must) in made.items() if must and one not in there]
             if not missing:
-                self._check_held(actor, held)
+                yield from self._check_held(user, actor)
                 return
             yield (lambda: False), self.world.clock.now + _LOOK_SECONDS
         raise Violation(f"actor {actor.book.number} was never given {missing[:5]}")
 
-    def _check_held(self, actor: _Actor, held: list[Any]) -> None:
+    def _check_held(self, user: User, actor: _Actor) -> Steps:
+        try:
+            ref = yield from user.call(actor.handle, "read", [""], reads=True)
+            (held,) = yield from user.get([ref])
+        except Failure as error:  # what it holds may be lost without it
+            checks.error_is_excused(self.world, Expect(None), error)
+            return
         for name, number in held:
             if actor.book.kept.get(name, number) != number:
                 raise Violation(f"actor {actor.book.number} holds {number} of {name}, not "

@@ -33,6 +33,7 @@ _BRANCHES = (
     *("came to a host that is down",),
     *("a node's life is over: has not found its head", "pulled from another node"),
     *("a node's life is over: was declared dead by the head", "lost on a cut link"),
+    *("a call came behind the order of a replay", "to or from a slow host"),
     *("datagram Fenced", "the end of a journal was cut off", "the head is back"),
     *("a history was compared", "a repeated call is answered again", "an event was replayed"),
     *("an actor was replayed", "calls were replayed", "an answer of a replayed actor"),

@@ -1,7 +1,6 @@
 """A replayed actor's edge: around the real ledger, order and recovery.
 
-Mirrors `runtime.replay` and `runtime.checkpoints`. The memory of a checkpoint is an object that
-worker and node share, as they share a memfd; its descriptor travels beside the message.
+Mirrors `runtime.replay`, and of `runtime.checkpoints` what goes into a checkpoint.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from zlib import crc32
 
 import msgspec
 
-from engine.core.control import ActorChanged, Checkpoint, CheckpointKept, Restore
+from engine.core.control import ActorChanged, CheckpointKept, Restore
 from engine.core.dispatch import Task
-from engine.core.ids import owner_of
+from engine.core.ids import PROCESS_BYTES, owner_of
 from engine.core.ledger import APPLY, KNOWN, SKIPPED, Caller, Ledger, Untold
 from engine.core.messages import (
     ActorCall,
@@ -22,7 +21,6 @@ from engine.core.messages import (
     DoneMany,
     Holding,
     Item,
-    Keep,
     Order,
     ReplayAsk,
     ReplayOffer,
@@ -30,8 +28,9 @@ from engine.core.messages import (
 from engine.core.recovery import Recovery
 from engine.core.retention import READS
 from engine.core.values import ERROR_NONE, Value
+from tests.sim.checkpoints import Checkpoints
 from tests.sim.member import Failure, Steps, Violation
-from tests.sim.references import Ref, encode
+from tests.sim.references import Ref
 
 if TYPE_CHECKING:
     from tests.sim.worker import Worker
@@ -40,74 +39,6 @@ __all__ = ["Gone", "Replay"]
 
 _OWN = "\0own"  # begins a list that stands for a reference to an object of the actor's own
 _values = msgspec.msgpack.Decoder(list[Value]).decode
-
-
-class _Memory:
-    """As `CheckpointMemory`: what a descriptor leads to, whoever has it."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.header: Checkpoint | None = None
-
-
-class _Checkpoints:
-    """As `runtime.checkpoints.Checkpoints`."""
-
-    def __init__(self, worker: Worker, actor_id: bytes) -> None:
-        self._worker = worker
-        self._actor = actor_id
-        self._creator = owner_of(actor_id)
-        self._memories = (_Memory(), _Memory())
-        self._looks = [False, False]
-        self.number = 0
-        self._open: tuple[Checkpoint, list[Ref]] | None = None
-        self._held = False
-
-    @property
-    def under_way(self) -> bool:
-        return self._open is not None
-
-    def write(self, content: Any) -> None:
-        """As `Checkpoints.write`."""
-        worker = self._worker
-        encoded = encode(content)
-        self.number += 1
-        memory = self._memories[self.number % 2]
-        memory.header = None
-        memory.data = data = encoded.data
-        worker.world.faults.at_point(worker, "a checkpoint written", 10)
-        self._open = Checkpoint(self._actor, self.number, len(data), crc32(data)), encoded.refs
-        if (encoded.refs or self._held) and not worker.owner.is_dead(self._creator):
-            ids = [ref.id for ref in encoded.refs]
-            worker.send(self._creator, Keep(self._actor, self.number, ids))
-            worker.flush()
-        else:
-            self.on_holding(self.number)
-        self._held = bool(encoded.refs)
-
-    def on_holding(self, number: int) -> None:
-        """As `Checkpoints.on_holding`."""
-        if self._open is None or self._open[0].number != number:
-            return
-        worker = self._worker
-        worker.world.faults.at_point(worker, "references of a checkpoint held", 10)
-        self._memories[number % 2].header = self._open[0]
-        worker.world.faults.at_point(worker, "a checkpoint counts", 10)
-        if self._looks[number % 2]:
-            worker.world.mark("a checkpoint was not told")
-            self.on_kept(number)
-            return
-        end = worker.connections.get(worker.node)
-        if end is not None:
-            worker.world.descriptors[worker.id, number] = self._memories[number % 2]
-            worker.post(end, self._open[0])
-            worker.flush()
-
-    def on_kept(self, number: int, looks: bool = True) -> None:
-        """As `Checkpoints.on_kept`."""
-        if self._open is not None and self._open[0].number == number:
-            self._open = None
-            self._looks[number % 2] = looks
 
 
 class Replay:
@@ -131,14 +62,16 @@ class Replay:
         self._processes: dict[bytes, bytes] = {}
         self._pending: tuple[int, int, dict[bytes, int], dict[bytes, int]] | None = None
         self._news = False
-        self.checkpoints: _Checkpoints | None = None
+        self._former: list[bytes] = []
+        self.checkpoints: Checkpoints | None = None
         if every is not None:
-            self.checkpoints = _Checkpoints(worker, actor_id)
+            self.checkpoints = Checkpoints(worker, actor_id)
             callers = worker.owner.callers
             callers.identity = actor_id
             callers.before_effect = self._before_call_to
             callers.on_death = self._on_death
             callers.on_move = self._note
+            callers.concerned = self._concerned
 
     # ------------------------------------------------------------------ calls
 
@@ -486,6 +419,7 @@ class Replay:
         worker.owner.callers.restore(numbers, logs)
         yield from self._restore_calls(calls)
         assert self.checkpoints is not None
+        self._former = message.former
         self.checkpoints.number = found.number
         patience = self._world.config.replay_patience_seconds
         witnesses = {*message.witnesses, *message.actors}
@@ -527,7 +461,7 @@ class Replay:
         known = self.ledger.callers.get(caller)
         log, seq = self.ledger.log, -1 if known is None else known.next - 1
         covered = Covered(self.actor_id, log.start, log.event_start, seq)
-        self._worker.send(process, ReplayAsk(covered))
+        self._worker.send(process, ReplayAsk(covered, self._former))
 
     def on_message(self, peer: bytes, message: Any) -> Steps:
         """As `Replay.on_message`."""
@@ -569,6 +503,12 @@ class Replay:
     def _on_death(self, process: bytes) -> None:
         if self.recovery is not None or process in self.ledger.callers:
             self._worker.queue.append((b"", Gone(process)))
+
+    def _concerned(self) -> list[bytes]:
+        """As `Replay._concerned`."""
+        recovery = self.recovery
+        found = [*self.ledger.callers, *(recovery.counts_on() if recovery is not None else ())]
+        return [one for one in found if len(one) == PROCESS_BYTES]
 
     def _note(self, message: Any) -> None:
         if self.recovery is not None:

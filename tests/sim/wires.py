@@ -43,6 +43,8 @@ class Wires:
         self._repeats = draw.choice([0.02, 0.5])
         self._late_seconds = draw.choice([1e-3, 30e-3])
         self._cut: dict[tuple[str, str], float] = {}  # until when
+        slow = world.apart("slow hosts")
+        self._slow = {name for name in ("", *"abcde") if slow.random() < 0.2}
 
     def send(self, sender: str, receiver: str, message: Datagram) -> None:
         """One datagram; it may never come."""
@@ -63,6 +65,9 @@ class Wires:
     def _go(self, sender: str, receiver: str, frame: bytes) -> None:
         faults, draw = self._world.faults, self._world.draw
         seconds = self._latency * (1 + draw.random())
+        if faults.active() and faults.on["slow lines"] and {sender, receiver} & self._slow:
+            self._world.mark("to or from a slow host")
+            seconds *= 30
         if faults.active() and faults.on["reordering"] and draw.random() < 0.2:
             self._world.mark("fault: reordering")
             seconds += draw.random() * self._late_seconds

@@ -77,7 +77,7 @@ class Workload:
             "cancel": 3.0 * on["cancels"], "kill": 1.0 * on["actor kills"],
             "leave": 0.7 * on["exits"],
         }  # fmt: skip
-        if not world.several and draw.random() < 0.4:  # checkpoints stay on their node
+        if world.keeping:
             wishes |= world.keepers.wishes
         self._steps = [name for name in wishes if name == "submit" or draw.random() < 0.7]
         self._weights = [wishes[name] for name in self._steps]

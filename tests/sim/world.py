@@ -64,6 +64,7 @@ class World:
     """Everything of one seed."""
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         self.draw = draw = Random(seed)
         self.clock = Clock()
         self.marks: Counter[str] = Counter()
@@ -135,8 +136,13 @@ class World:
         self.network.line(self.node, self.driver)
         self.node.adopt(self.driver, "driver", self.driver.pid)
         self.driver.open(self.network.ends[self.driver.id, self.node.id])
+        self.keeping = (self.apart("keepers") if self.several else draw).random() < 0.4
         self.workload = Workload(self)
         self.finished = False
+
+    def apart(self, what: str) -> Random:
+        """For what came later: seeds that do not have it are what they were."""
+        return Random(f"{what} of {self.seed}")
 
     def _new_pid(self) -> int:
         self._pid += 1
@@ -183,8 +189,14 @@ class World:
         return self.is_alive(process) and self.node_at(process).alive
 
     def is_well(self, process: bytes) -> bool:
-        """Whether a process lives, or has ended in good order."""
-        return self.is_alive(process) or process in self.retired
+        """Whether a process lives, or has ended in good order.
+
+        What runs on a node that was declared dead is dead to all others.
+        """
+        if process in self.retired:
+            return True
+        down = self.hosts is not None and self.hosts.is_down(node_of(process))
+        return self.is_alive(process) and not down
 
     def values_lost(self) -> bool:
         """Whether values may have been lost without their owner: on disk, or with a node."""

@@ -100,6 +100,8 @@ class Callers:
         self.numbers: dict[bytes, int] = {}  # by actor: next number, from our own checkpoint
         self.is_dead: Callable[[bytes], bool] = lambda process: False  # known to this process
         self._asks: list[tuple[bytes, ReplayAsk]] = []  # wait for deaths to become known
+        # Processes of actors that have ended, until their deaths are known: last words may come.
+        self._ended: dict[bytes, bytes] = {}
         self.before_effect: Callable[[bytes], None] | None = None
         self.on_death: Callable[[bytes], None] | None = None
         # Processes of whose death that actor has to hear, besides those that matter here anyway.
@@ -225,6 +227,8 @@ class Callers:
             if client.retained is not None:
                 client.retained.calls.clear()
                 client.retained.tasks.clear()
+                if client.process and not self.is_dead(client.process):
+                    self._ended[client.process] = message.id
             del self.actors[message.id]  # handles still have the record; others ask the head
         elif message.state == "restarting":
             self._restarting(client)
@@ -279,6 +283,7 @@ class Callers:
                 client.state = "lost"
         if self.on_death is not None:
             self.on_death(process)
+        self._ended.pop(process, None)
         asks, self._asks = self._asks, []
         for peer, message in asks:
             if not self.is_dead(peer):
@@ -359,6 +364,8 @@ class Callers:
 
     def on_order(self, message: Order) -> None:
         """An actor tells of its order, before we see what came of it."""
+        if message.actor in self._ended.values():
+            return
         log = self._log(message.actor)
         log.extend(message.first, message.runs, message.event, message.events)
         client = self.actors.get(message.actor)
@@ -367,8 +374,10 @@ class Callers:
 
     def on_covered(self, message: Covered) -> None:
         """A checkpoint of an actor covers some of our calls."""
-        self._log(message.actor).trim(message.order, message.event)
         client = self.actors.get(message.actor)
+        if client is None and message.actor not in self.logs:
+            return  # it has ended, or has never told us anything
+        self._log(message.actor).trim(message.order, message.event)
         if client is not None and client.retained is not None:
             client.retained.on_covered(message.seq)
             if client.queue:  # those that were to be sent again need not be, and hold nothing now
@@ -390,14 +399,18 @@ class Callers:
             for one in unknown:
                 self._send(self._node, Connect(one))
             return
-        self.on_covered(message.covered)
-        actor = message.covered.actor
-        known = Order(actor, *self._log(actor).known())
+        covered = message.covered
+        self.on_covered(covered)
+        actor, log = covered.actor, OrderLog(covered.order, covered.event)
+        if actor in self.actors or actor in self.logs:
+            log = self._log(actor)
+        known = Order(actor, *log.known())
         self._send(peer, ReplayOffer(known, self.identity))
 
     def waits_for(self) -> list[bytes]:
         """Processes whose deaths have to become known here: somebody waits for that."""
-        return [one for _peer, message in self._asks for one in message.former]
+        former = (one for _peer, message in self._asks for one in message.former)
+        return [*former, *self._ended]
 
     def retains(self) -> bool:
         """Whether calls of ours may be wanted again by actors that are replayed."""

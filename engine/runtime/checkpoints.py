@@ -43,6 +43,8 @@ class Checkpoints:
         self._looks = [False, False]  # whether the node finds what is written there by itself
         self.number = 0
         self._open: tuple[Checkpoint, list[ObjectRef[Any]]] | None = None
+        self._waits = False  # the one under way, for the creator
+        self._behind: Any = None
         self._held = False  # the last checkpoint contained references
         self.kept = 0
         self.postponed = 0
@@ -63,6 +65,7 @@ class Checkpoints:
         memory = self._memories[self.number % 2]
         size, check = memory.write(encoded)
         self._open = Checkpoint(self._actor, self.number, size, check), list(refs)
+        self._waits = True
         runtime = self._runtime
         with runtime.lock:
             if (refs or self._held) and not runtime.owner.is_dead(self._creator):
@@ -75,8 +78,9 @@ class Checkpoints:
 
     def on_holding(self, number: int) -> None:
         """The creator holds the references: the checkpoint may count. Under the lock."""
-        if self._open is None or self._open[0].number != number:
+        if not self._waits or self._open is None or self._open[0].number != number:
             return
+        self._waits = False
         memory = self._memories[number % 2]
         memory.commit(self._open[0])
         if self._looks[number % 2]:
@@ -86,8 +90,23 @@ class Checkpoints:
         connection = runtime.connections.get(runtime.node)
         if connection is not None:
             connection.send_fd(self._open[0], os.dup(memory.fd))
+            if self._behind is not None:
+                runtime.send(runtime.node, self._behind)
             runtime.reactor.mark(connection)
             runtime.reactor.flush()
+        self._behind = None
+
+    def send_behind(self, message: Any) -> None:
+        """Tell the node something, after it has the checkpoint under way. Under the lock."""
+        if self._waits:
+            self._behind = message
+        else:
+            self._runtime.send(self._runtime.node, message)
+
+    def on_death(self, process: bytes) -> None:
+        """A process has died; a detached actor goes on without its creator. Under the lock."""
+        if process == self._creator and self._open is not None:
+            self.on_holding(self._open[0].number)
 
     def on_kept(self, number: int, looks: bool = True) -> None:
         """The checkpoint under way is safe. Under the lock."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.core.control import ActorChanged, CheckpointKept
-from engine.core.ids import PROCESS_BYTES
+from engine.core.ids import PROCESS_BYTES, owner_of
 from engine.core.ledger import APPLY, KNOWN, SKIPPED, Caller, Ledger, Untold
 from engine.core.messages import (
     ActorCall,
@@ -416,12 +416,14 @@ class Replay:
         """A process has died. Under the lock, on any thread."""
         if self.recovery is not None or process in self.ledger.callers:
             self._worker.queue.append((b"", Gone(process)))
+        if self.checkpoints is not None:
+            self.checkpoints.on_death(process)
 
     def _concerned(self) -> list[bytes]:
         """The processes whose death matters here. Under the lock, on any thread."""
         recovery = self.recovery
         found = [*self.ledger.callers, *(recovery.counts_on() if recovery is not None else ())]
-        return [one for one in found if len(one) == PROCESS_BYTES]
+        return [owner_of(self.actor_id), *(one for one in found if len(one) == PROCESS_BYTES)]
 
     def _note(self, message: Any) -> None:
         if self.recovery is not None:

@@ -379,7 +379,11 @@ class Worker:
             self.concurrent = concurrency_of(self, create.options)
         self.running = None
         with self.runtime.lock:
-            self.runtime.send(self.runtime.node, changed)
+            if self.replay is not None and self.replay.checkpoints is not None:
+                # Nobody may call it before it has something to be restored from.
+                self.replay.checkpoints.send_behind(changed)
+            else:
+                self.runtime.send(self.runtime.node, changed)
             self.runtime.reactor.flush()
         if self.concurrent is not None and self.concurrent.loop is not None:
             self.concurrent.loop.run()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 import engine
 from engine.config import Config
 from engine.core.callers import Callers
-from engine.core.control import ActorChanged, Connect, NodeLost
+from engine.core.control import ActorChanged, Checkpoint, Connect, NodeLost
 from engine.core.dispatch import Task
 from engine.core.ids import process_id
 from engine.core.ledger import KNOWN, SKIPPED
@@ -21,6 +24,7 @@ from engine.core.messages import (
     ActorCall,
     Cancel,
     Covered,
+    Keep,
     Order,
     ReplayAsk,
     ReplayOffer,
@@ -28,6 +32,7 @@ from engine.core.messages import (
 from engine.core.node import NodeMachine
 from engine.core.recovery import Recovery
 from engine.core.retention import UNNUMBERED
+from engine.runtime.checkpoints import Checkpoints
 from tests.engine.support import eventually, home, kill9
 from tests.engine.test_node_machine import _Edge
 
@@ -206,6 +211,55 @@ def test_a_witness_answers_when_it_has_heard_out_the_former_processes() -> None:
     offer = ReplayOffer(Order(b"actor", 1, [(b"other", 0, 2)], 0, []), b"")
     assert sent == [(b"third", offer)]
     assert not callers.waits_for()
+
+
+def test_last_words_of_an_actor_that_has_ended_leave_nothing() -> None:
+    """The head's word of its end may come first, on several nodes."""
+    dead: set[bytes] = set()
+    callers = Callers(
+        b"me", b"node", lambda to, message: None, lambda task, value: None, lambda task: None
+    )
+    callers.is_dead = dead.__contains__
+    callers.client(b"actor", "A", False, True)
+    callers.on_changed(ActorChanged(b"actor", "alive", b"first"))
+    callers.on_changed(ActorChanged(b"actor", "dead", b"first"))
+    assert callers.waits_for() == [b"first"]
+    callers.on_order(Order(b"actor", 1, [(b"other", 0, 2)], 0, []))
+    callers.on_covered(Covered(b"actor", 2, 0, -1))
+    dead.add(b"first")
+    callers.on_process_died(b"first")
+    assert not callers.waits_for()
+    callers.on_replay_ask(b"second", ReplayAsk(Covered(b"actor", 0, 0, -1), [b"first"]))
+    assert callers.logs == {}
+
+
+@pytest.mark.parametrize("answer", ["Holding", "death"])
+def test_an_actor_lives_when_it_has_something_to_be_restored_from(answer: str) -> None:
+    """Its first checkpoint holds references, so it waits for the creator; or for its death."""
+    told: list[Any] = []
+    creator = process_id(b"maker-", 1)
+    line = SimpleNamespace(send_fd=lambda message, fd: (told.append(message), os.close(fd)))
+    runtime: Any = SimpleNamespace(
+        node=b"node", connections={b"node": line}, lock=nullcontext(),
+        send=lambda to, message: told.append(message),
+        reactor=SimpleNamespace(mark=lambda line: None, flush=lambda: None),
+        owner=SimpleNamespace(is_dead=lambda process: False),
+    )  # fmt: skip
+    checkpoints = Checkpoints(runtime, creator + bytes(8))
+    ref: Any = SimpleNamespace(binary=lambda: b"object")
+    alive = ActorChanged(creator + bytes(8), "alive", b"me")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.runtime.checkpoints._CheckpointRefs", lambda runtime: [ref])
+        checkpoints.write("state")
+    checkpoints.send_behind(alive)
+    assert [type(one) for one in told] == [Keep]
+    if answer == "Holding":
+        checkpoints.on_holding(1)
+    else:
+        checkpoints.on_death(creator)
+    assert [type(one) for one in told] == [Keep, Checkpoint, ActorChanged]
+    checkpoints.on_holding(1)
+    assert len(told) == 3
 
 
 def test_who_learns_what_a_call_was_told_learns_its_place_too() -> None:

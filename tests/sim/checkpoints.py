@@ -39,6 +39,8 @@ class Checkpoints:
         self._looks = [False, False]
         self.number = 0
         self._open: tuple[Checkpoint, list[Ref]] | None = None
+        self._waits = False
+        self._behind: Any = None
         self._held = False
 
     @property
@@ -55,6 +57,7 @@ class Checkpoints:
         memory.data = data = encoded.data
         worker.world.faults.at_point(worker, "a checkpoint written", 10)
         self._open = Checkpoint(self._actor, self.number, len(data), crc32(data)), encoded.refs
+        self._waits = True
         if (encoded.refs or self._held) and not worker.owner.is_dead(self._creator):
             ids = [ref.id for ref in encoded.refs]
             worker.send(self._creator, Keep(self._actor, self.number, ids))
@@ -65,8 +68,9 @@ class Checkpoints:
 
     def on_holding(self, number: int) -> None:
         """As `Checkpoints.on_holding`."""
-        if self._open is None or self._open[0].number != number:
+        if not self._waits or self._open is None or self._open[0].number != number:
             return
+        self._waits = False
         worker = self._worker
         worker.world.faults.at_point(worker, "references of a checkpoint held", 10)
         self._memories[number % 2].header = self._open[0]
@@ -79,7 +83,23 @@ class Checkpoints:
         if end is not None:
             worker.world.descriptors[worker.id, number] = self._memories[number % 2]
             worker.post(end, self._open[0])
+            if self._behind is not None:
+                worker.post(end, self._behind)
             worker.flush()
+        self._behind = None
+
+    def send_behind(self, message: Any) -> None:
+        """As `Checkpoints.send_behind`."""
+        if self._waits:
+            self._worker.world.mark("an actor waits for its first checkpoint")
+            self._behind = message
+        else:
+            self._worker.send(self._worker.node, message)
+
+    def on_death(self, process: bytes) -> None:
+        """As `Checkpoints.on_death`."""
+        if process == self._creator and self._open is not None:
+            self.on_holding(self._open[0].number)
 
     def on_kept(self, number: int, looks: bool = True) -> None:
         """As `Checkpoints.on_kept`."""

@@ -125,6 +125,7 @@ def _left_in_process(process: Process) -> dict[str, Any]:
         "orders of actors": owner.callers.logs,
         "references of checkpoints": owner._checkpoint_refs,
         "questions about orders": owner.callers._asks,
+        "actors that have ended": owner.callers._ended,
         "objects with blocks": spill.held,
         "uses": spill.uses,
         "objects kept in memory for their owners": spill._refused,

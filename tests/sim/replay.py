@@ -503,12 +503,14 @@ class Replay:
     def _on_death(self, process: bytes) -> None:
         if self.recovery is not None or process in self.ledger.callers:
             self._worker.queue.append((b"", Gone(process)))
+        if self.checkpoints is not None:
+            self.checkpoints.on_death(process)
 
     def _concerned(self) -> list[bytes]:
         """As `Replay._concerned`."""
         recovery = self.recovery
         found = [*self.ledger.callers, *(recovery.counts_on() if recovery is not None else ())]
-        return [one for one in found if len(one) == PROCESS_BYTES]
+        return [owner_of(self.actor_id), *(one for one in found if len(one) == PROCESS_BYTES)]
 
     def _note(self, message: Any) -> None:
         if self.recovery is not None:

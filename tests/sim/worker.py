@@ -324,7 +324,10 @@ class Worker(User):
         else:
             changed = ActorChanged(create.id, "alive", self.id)
         self.running = None
-        self.send(self.node, changed)
+        if self.replay is not None and self.replay.checkpoints is not None:
+            self.replay.checkpoints.send_behind(changed)
+        else:
+            self.send(self.node, changed)
         self.flush()
 
     def _construct(self, create: CreateActor) -> Steps:

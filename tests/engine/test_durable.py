@@ -168,11 +168,13 @@ def test_a_task_that_is_cancelled_while_it_hands_over(small: Any) -> None:
 
     ref = hand_over.remote()
     eventually(lambda: home().owner.spill.held, what="the driver has the value")
-    small.cancel(ref)
-    with pytest.raises(TaskCancelledError):
-        small.get(ref, timeout=SECONDS)
-    for process in family():
-        process.send_signal(signal.SIGCONT)
+    try:
+        small.cancel(ref)
+        with pytest.raises(TaskCancelledError):
+            small.get(ref, timeout=SECONDS)
+    finally:
+        for process in family():
+            process.send_signal(signal.SIGCONT)
 
 
 def test_references_inside_are_kept(small: Any) -> None:

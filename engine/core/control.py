@@ -393,7 +393,7 @@ class Fork(msgspec.Struct, array_like=True, gc=False, tag=70):
 
 
 class Forked(msgspec.Struct, array_like=True, gc=False, tag=71):
-    """From the zygote: the worker's pid."""
+    """From the zygote: the worker's pid; 0 when whoever forked it died before it could say."""
 
     process: bytes
     pid: int

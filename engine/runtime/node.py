@@ -267,9 +267,12 @@ class Node:
         process = self._processes.get(message.process)
         if process is None:
             return
-        process.pid = message.pid
+        process.pid = message.pid or process.pid  # it may have said so itself
+        if not process.pid:  # whatever was forked ends when its line does
+            self._gone(message.process)
+            return
         if process.kind == "worker":
-            self.logs.met(message.process, message.pid, None)
+            self.logs.met(message.process, process.pid, None)
             zygote = self._processes.get(peer)
             process.shared = private_bytes(zygote.pid) if zygote is not None else 0
         self.watch_pid(message.process)
@@ -354,6 +357,8 @@ class Node:
 
     @staticmethod
     def _cause(pid: int) -> str:
+        if not pid:
+            return "died before it was forked"
         _pid, status = os.waitpid(pid, os.WNOHANG)
         return exit_cause(status) if _pid else "is gone"
 

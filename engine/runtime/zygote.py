@@ -93,7 +93,7 @@ def _fork(connection: Connection, message: Fork, node_pid: int, frame_max: int) 
         for one in (fd, *streams):
             os.close(one)
         os.waitpid(between, 0)
-        pid = int.from_bytes(os.read(reader, 8), "little")
+        pid = int.from_bytes(os.read(reader, 8), "little")  # 0: it died before it could say
         os.close(reader)
         connection.out.append(Forked(message.process, pid))
         return

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
+import resource
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +20,10 @@ from engine.exceptions import (
     ObjectReconstructionFailedError,
     ObjectStoreFullError,
     OwnerDiedError,
+    TaskCancelledError,
 )
 from tests.engine.losses import damage, lose, move_to_disk
-from tests.engine.support import eventually, home, kill9
+from tests.engine.support import eventually, family, home, kill9
 
 SIZE = 200_000
 SECONDS = 20
@@ -132,6 +136,45 @@ def test_both_copies_are_lost(small: Any) -> None:
         small.get(ref)
     with pytest.raises(ObjectLostError, match="both copies"):
         small.get(first.remote(ref), timeout=SECONDS)
+
+
+def test_a_second_copy_that_cannot_be_made(small: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The disk takes nothing when the lost copy is to be replaced: the other one serves."""
+    ref = small.put(np.full(SIZE, 5, np.uint8), durable=True)
+    lose(ref)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with caplog.at_level(logging.WARNING, "engine"):
+            assert is_full(small.get(ref), 5)
+            eventually(lambda: caplog.records, what="it is said that there is one copy only")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "no other could be made" in caplog.text
+    assert "File too large" in caplog.text
+    assert spare_of(ref) is None
+    assert is_full(small.get(ref), 5)
+
+
+def test_a_task_that_is_cancelled_while_it_hands_over(small: Any) -> None:
+    """The driver's answer waits for an owner that is stopped; the cancelled task does not."""
+
+    @small.remote
+    def hand_over() -> Any:
+        holder = Putter.remote()
+        inner = engine.get(holder.put.remote(7, SIZE, False))
+        os.kill(engine.get(holder.pid.remote()), signal.SIGSTOP)
+        return engine.put([inner, np.full(SIZE, 6, np.uint8)], durable=True)
+
+    ref = hand_over.remote()
+    eventually(lambda: home().owner.spill.held, what="the driver has the value")
+    try:
+        small.cancel(ref)
+        with pytest.raises(TaskCancelledError):
+            small.get(ref, timeout=SECONDS)
+    finally:
+        for process in family():
+            process.send_signal(signal.SIGCONT)
 
 
 def test_references_inside_are_kept(small: Any) -> None:

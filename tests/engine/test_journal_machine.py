@@ -30,6 +30,7 @@ from engine.core.journal import (
 )
 from engine.core.store import SegmentBook
 from engine.core.values import Block, Value
+from engine.runtime import journal
 from engine.runtime.journal import JOURNAL, JournalFile
 from tests.engine.support import eventually
 from tests.engine.test_store_machine import Edge
@@ -287,7 +288,16 @@ def _scribble(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [_flip, _swap, _lose, _scribble])
+def _say_nothing(path: Path) -> None:
+    """As a mistake of ours would: the sum is right, and it is no event."""
+    data = b"no event"
+    with sqlite3.connect(path) as file:
+        row = journal._sum(3, data), data
+        file.execute("UPDATE events SET sum = ?, event = ? WHERE number = 3", row)
+    file.close()
+
+
+@pytest.mark.parametrize("damage", [_flip, _swap, _lose, _scribble, _say_nothing])
 def test_damage_is_told_and_not_believed(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     file = _open(tmp_path)
     _write(file, *map(_made, range(1, 6)))
@@ -318,7 +328,8 @@ def test_a_file_cut_short_or_of_another_kind(tmp_path: Path, size: int) -> None:
     again.close()
 
 
-def test_checkpoints_are_files_with_checksums(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [False, True])
+def test_checkpoints_are_files_with_checksums(tmp_path: Path, lost: bool) -> None:
     file = _open(tmp_path)
     _write(file, ActorMade(b"x", b"create"))
     for number in (1, 2):
@@ -342,7 +353,10 @@ def test_checkpoints_are_files_with_checksums(tmp_path: Path) -> None:
     os.close(fd)
     again.close()
     (path,) = tmp_path.glob("checkpoint-*")
-    path.write_bytes(b"STATE2")
+    if lost:
+        path.unlink()
+    else:
+        path.write_bytes(b"STATE2")
     third = _open(tmp_path)
     assert third.state.checkpoints == {}
     assert "checkpoint of actor" in third.told[0]

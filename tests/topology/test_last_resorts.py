@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ import pytest
 import engine
 from engine.exceptions import GetTimeoutError
 from engine.topology import Checkpoints, InlineHandle, Member, Topology, forward
+from engine.topology.deploy import ProcessHandle
 from engine.topology.durable import read_whole
+from engine.topology.errors import LostSenderError
 from tests.engine.support import eventually, gone, kill9
 from tests.faults.support import member_pids
 from tests.topology.members import HandClock, Numbers, Relay
@@ -80,6 +83,20 @@ def test_the_error_of_a_member_says_more_than_the_death_of_another(
         engine.wait(running, num_returns=len(running), timeout=20)
         with pytest.raises(LookupError, match="its own error"):
             handle.wait(timeout=30)
+
+
+def test_the_error_of_a_member_is_behind_the_deaths_that_it_looked_like(cluster: Any) -> None:
+    """A copy that has heard of another's end before its own error was known says less."""
+
+    @cluster.remote(max_retries=0)
+    def ends(error: Exception) -> None:
+        raise error
+
+    seen = LostSenderError("as it looks from afar")
+    running = [ends.remote(seen), ends.remote(LookupError("its own error"))]
+    cluster.wait(running, num_returns=2, timeout=20)
+    handle: Any = SimpleNamespace(_attempt=SimpleNamespace(running=running))
+    assert "its own error" in str(ProcessHandle._first_cause(handle, seen))
 
 
 def test_statistics_while_all_copies_are_dead_are_the_last_known(

@@ -151,6 +151,19 @@ def test_a_damaged_state_is_found_when_a_run_goes_on(tmp_path: Path) -> None:
     assert second.wait()["a"] == [ROWS]
 
 
+def test_a_damaged_state_is_found_when_one_copy_comes_back(tmp_path: Path) -> None:
+    handle = InlineHandle(pair(), checkpoints=checkpoints(tmp_path))
+    for _ in range(2):
+        handle.run_turn()
+        handle.checkpoint()
+    newest = max((tmp_path / "ck" / "states").glob("*-b_0-*"))
+    newest.write_bytes(bytes(newest.stat().st_size))
+    handle.crash(copy=1)
+    assert handle.wait()["a"] == [ROWS]
+    statistics = handle.checkpoint_statistics()
+    assert (statistics.damaged, statistics.rollbacks) == (1, 1)
+
+
 def test_a_manifest_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     first = InlineHandle(pair(), checkpoints=checkpoints(tmp_path))
     first.checkpoint()

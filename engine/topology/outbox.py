@@ -56,6 +56,7 @@ class Outbox:
         epoch: of the items sent now.
         sealed: nothing may be emitted any more.
         log: the copy's steps in this epoch, which go out with what it sends; None: not logged.
+        told: as many of them some receiver has been told of, or will be.
         retained_bytes: what outlets keep for receivers that come back.
         retain_bytes: as much as they may; None: they keep nothing.
         given_up: how often it was too much.
@@ -64,7 +65,7 @@ class Outbox:
     __slots__ = (
         *("_outlets", "batches", "by_name", "closed_count", "closed_feedback_count", "epoch"),
         *("given_up", "log", "nbytes", "outputs", "owner", "retain_bytes", "retained_bytes"),
-        *("rows", "sealed", "transport"),
+        *("rows", "sealed", "told", "transport"),
     )
 
     def __init__(
@@ -86,7 +87,7 @@ class Outbox:
         self.sealed = False
         self.retain_bytes = retain_bytes
         self.log = log
-        self.retained_bytes = self.given_up = 0
+        self.told = self.retained_bytes = self.given_up = 0
         self.outputs = [Output(self, output, plan.index) for output in plan.outputs]
         self.by_name = {output.name: output for output in self.outputs}
         self._outlets = {
@@ -105,7 +106,7 @@ class Outbox:
         for outlet in self._outlets.values():
             outlet.send_marker(epoch)
         if self.log is not None:
-            self.log = Steps()
+            self.log, self.told = Steps(), 0
         if self.retain_bytes is not None:
             for output in self.outputs:
                 output.turn_over()
@@ -154,8 +155,7 @@ class Outbox:
 
     def has_told(self) -> bool:
         """Whether a receiver has been told, or will be, of the last step of the log."""
-        log = self.log
-        return log is not None and any(o.known == log.count for o in self._outlets.values())
+        return self.log is not None and self.told == self.log.count
 
     def on_decided(self) -> None:
         """A clock decides about the step under way, which is a poll."""
@@ -286,6 +286,7 @@ class Outlet:
         log, part = outbox.log, None
         if log is not None and self.known != log.count:
             part, self.known = log.since(self.known), log.count
+            outbox.told = log.count
         frame = Data(
             self.channel, self.sender, self.seq, rows, nbytes, outbox.epoch, meta, None, part
         )
@@ -376,10 +377,11 @@ class Outlet:
 
     def _news(self) -> list[int] | None:
         """The steps that the receiver does not know of."""
-        log = self.outbox.log
+        outbox, log = self.outbox, self.outbox.log
         if log is None or self.known == log.count:
             return None
         part, self.known = log.since(self.known), log.count
+        outbox.told = log.count
         return part
 
     def _retain(self, frame: Frame, value: Any, nbytes: int) -> None:

@@ -12,7 +12,9 @@ Feedback outlets (of channels on a cycle) are counted apart: see `engine.topolog
 
 **Retention.** When copies may come back alone (`engine.topology.rejoin`), an outlet keeps a
 reference to all that it sent since the last committed epoch. Beyond a limit the copy gives that up
-until the next epoch begins: a death of a receiver takes all back then.
+until the next epoch begins: a death of a receiver takes all back then. One that has to give up
+again and again leaves out more and more epochs between: to keep the first part of an epoch helps
+few, and it takes memory that would else be used again while it is warm.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ __all__ = ["Outbox", "Outlet", "Output"]
 
 # What a retained frame costs beside its value.
 _FRAME_BYTES = 512
+# Epochs that are left out at most by a copy that has given up.
+_PAUSE_MAX = 15
 # A receiver that has ended has "seen" everything.
 _ALL = 1 << 62
 
@@ -60,12 +64,13 @@ class Outbox:
         retained_bytes: what outlets keep for receivers that come back.
         retain_bytes: as much as they may; None: they keep nothing.
         given_up: how often it was too much.
+        pause: epochs that are left out before it is tried again.
     """
 
     __slots__ = (
         *("_outlets", "batches", "by_name", "closed_count", "closed_feedback_count", "epoch"),
-        *("given_up", "log", "nbytes", "outputs", "owner", "retain_bytes", "retained_bytes"),
-        *("rows", "sealed", "told", "transport"),
+        *("_next_pause", "given_up", "log", "nbytes", "outputs", "owner", "pause"),
+        *("retain_bytes", "retained_bytes", "rows", "sealed", "told", "transport"),
     )
 
     def __init__(
@@ -87,7 +92,7 @@ class Outbox:
         self.sealed = False
         self.retain_bytes = retain_bytes
         self.log = log
-        self.told = self.retained_bytes = self.given_up = 0
+        self.told = self.retained_bytes = self.given_up = self.pause = self._next_pause = 0
         self.outputs = [Output(self, output, plan.index) for output in plan.outputs]
         self.by_name = {output.name: output for output in self.outputs}
         self._outlets = {
@@ -103,8 +108,11 @@ class Outbox:
     def send_markers(self, epoch: int) -> None:
         """Close the epoch on every outlet; what is sent from now on belongs to `epoch`."""
         self.epoch = epoch
+        if all(outlet.since is not None for outlet in self._outlets.values()):
+            self._next_pause = 0  # a whole epoch was not too much
         for outlet in self._outlets.values():
             outlet.send_marker(epoch)
+        self.pause = max(0, self.pause - 1)
         if self.log is not None:
             self.log, self.told = Steps(), 0
         if self.retain_bytes is not None:
@@ -137,8 +145,9 @@ class Outbox:
                 outlet.forget(epoch)
 
     def give_up(self) -> None:
-        """Too much would have to be retained: begin again with the next epoch."""
+        """Too much would have to be retained: begin again with the next epoch, or a later one."""
         self.given_up += 1
+        self.pause, self._next_pause = self._next_pause, min(2 * self._next_pause + 1, _PAUSE_MAX)
         self.retained_bytes = 0
         for outlet in self._outlets.values():
             outlet.since = None
@@ -313,12 +322,15 @@ class Outlet:
         frame = Marker(self.channel, self.sender, self.seq, epoch, self._news())
         self.seq += 1
         self.known = 0
-        if self.outbox.retain_bytes is not None:
-            if self.since is None or self.since >= epoch:  # given up, or committed meanwhile
-                self._drop_retained()
+        outbox = self.outbox
+        if self.since is None:
+            if outbox.retain_bytes is not None and not outbox.pause:  # it was given up
                 self.since = epoch
-            else:
-                self._retain(frame, None, 0)
+        elif self.since >= epoch:  # committed meanwhile
+            self._drop_retained()
+            self.since = epoch
+        else:
+            self._retain(frame, None, 0)
         self._send_free(frame)
 
     def send_end(self) -> None:

@@ -40,8 +40,10 @@ from engine.topology.rejoin import FromReceiver, FromSender, Unrecoverable, trac
 
 __all__ = ["Outbox", "Outlet", "Output"]
 
-# What a retained frame costs beside its value.
-_FRAME_BYTES = 512
+# What a retained frame takes beside the bytes of its value, and each column of a batch: objects of
+# Arrow, measured. In a stream of small batches they are most of it.
+_FRAME_BYTES = 1024
+_COLUMN_BYTES = 512
 # Epochs that are left out at most by a copy that has given up.
 _PAUSE_MAX = 15
 # A receiver that has ended has "seen" everything.
@@ -399,7 +401,7 @@ class Outlet:
     def _retain(self, frame: Frame, value: Any, nbytes: int) -> None:
         outbox = self.outbox
         self.retained.append((frame, value))
-        outbox.retained_bytes += nbytes + _FRAME_BYTES
+        outbox.retained_bytes += nbytes + _overhead(value)
         assert outbox.retain_bytes is not None
         if outbox.retained_bytes > outbox.retain_bytes:
             outbox.give_up()
@@ -408,8 +410,8 @@ class Outlet:
         """Drop what is retained, up to the marker of an epoch if it is there."""
         retained, outbox = self.retained, self.outbox
         while retained:
-            frame, _value = retained.popleft()
-            outbox.retained_bytes -= _FRAME_BYTES
+            frame, value = retained.popleft()
+            outbox.retained_bytes -= _overhead(value)
             if type(frame) is Data:
                 outbox.retained_bytes -= frame.nbytes
             elif type(frame) is Marker and frame.epoch == marker:
@@ -474,3 +476,7 @@ class Outlet:
             f"channel '{self.name}' to copy {self.receiver} again, found {found}: it does not do "
             "the same for the same input; Member.replayable = False says so"
         )
+
+
+def _overhead(value: Any) -> int:
+    return _FRAME_BYTES + _COLUMN_BYTES * getattr(value, "num_columns", 0)

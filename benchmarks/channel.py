@@ -11,13 +11,21 @@ Latency: batches leave on a schedule that does not wait for the receiver (open l
 from the emit to the receiver's `on_batch`; `from schedule` also holds what the sender was late.
 `round trip` is a batch sent back and forth, one at a time. The clock is the system-wide monotonic
 one, read in both processes.
+
+What epochs and local recovery cost: a sender that makes each batch anew, as a reader does (what is
+retained is then memory that is not used again at once), without checkpoints, with epochs of a
+second, and with what it takes for one copy to come back alone, in turn. Beside the throughput,
+which others on the machine disturb, stand CPU time and page faults of both processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import resource
+import statistics
 import sys
+import tempfile
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -26,14 +34,22 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks import report
-from engine.topology import Member, MemberContext, Topology, forward
+from engine.topology import Checkpoints, Member, MemberContext, Topology, forward
 
-__all__ = ["latency", "main", "round_trip", "throughput"]
+__all__ = ["epoch_costs", "latency", "main", "round_trip", "throughput"]
 
 COLUMNS = 8
+ROW_BYTES = 8 * COLUMNS
 DISTINCT_BATCHES = 8  # so that the sender's cache does not hold all it sends
 SHARES = (50, 95, 99, 99.9)
 PIPE_BYTES_MAX = 1 << 30
+PARTS = ("throughput", "latency", "epochs")
+SIDES: dict[str, dict[str, Any] | None] = {
+    "no checkpoints": None,
+    "epochs": {"local": False},
+    "and local recovery": {},
+    "and 1 GiB retained": {"retain_bytes": 1 << 30},
+}
 
 
 def batch_of(rows: int, seed: int = 0) -> pa.RecordBatch:
@@ -71,9 +87,13 @@ class Sender(Member):
         if now >= self.end:
             self.ctx.finish()
             return False
-        self.ctx.emit(self.batches[self.sent % DISTINCT_BATCHES])
+        self.ctx.emit(self.next_batch())
         self.sent += 1
         return True
+
+    def next_batch(self) -> pa.RecordBatch:
+        """One of those that are there."""
+        return self.batches[self.sent % DISTINCT_BATCHES]
 
     def close(self) -> int:
         """Batches sent."""
@@ -97,7 +117,7 @@ class Receiver(Member):
         self.last = time.perf_counter()
         self.first = self.first or self.last
         self.batches += 1
-        self.bytes += value.nbytes
+        self.bytes += value.num_rows * ROW_BYTES  # `nbytes` takes longer than the rest
 
     def close(self) -> dict[str, float]:
         """Totals and the time between the first and the last batch."""
@@ -132,7 +152,7 @@ def pipe_throughput(rows: int, seconds: float) -> dict[str, float]:
         last = time.perf_counter()
         first = first or last
         batches += 1
-        size += batch.nbytes
+        size += batch.num_rows * ROW_BYTES
     child.join()
     return _rates(batches, size, last - first)
 
@@ -161,6 +181,64 @@ def _rates(batches: float, size: float, seconds: float) -> dict[str, float]:
     if seconds <= 0:
         raise ValueError("fewer than two batches arrived: measure for longer")
     return {"batches_per_second": batches / seconds, "gb_per_second": size / seconds / 1e9}
+
+
+# --------------------------------------------------------- what epochs and recovery cost
+
+
+def usage() -> np.ndarray:
+    """CPU seconds and minor page faults of this process so far."""
+    found = resource.getrusage(resource.RUSAGE_SELF)
+    return np.array([found.ru_utime + found.ru_stime, found.ru_minflt])
+
+
+class Maker(Sender):
+    """Emits batches that it has just made; its result: how many, and what it used."""
+
+    def open(self, ctx: MemberContext) -> None:
+        """The use is counted from here."""
+        super().open(ctx)
+        self.halves = [[b.slice(0, len(b) // 2), b.slice(len(b) // 2)] for b in self.batches]
+        self.used = usage()
+
+    def next_batch(self) -> pa.RecordBatch:
+        """A copy in memory of its own."""
+        return pa.concat_batches(self.halves[self.sent % DISTINCT_BATCHES])
+
+    def close(self) -> Any:
+        """Batches sent, and use."""
+        return self.sent, usage() - self.used
+
+
+class Meter(Receiver):
+    """A receiver whose totals have its use with them."""
+
+    def open(self, ctx: MemberContext) -> None:
+        """The use is counted from here."""
+        self.used = usage()
+
+    def close(self) -> dict[str, Any]:
+        """Totals and use."""
+        return {**super().close(), "used": usage() - self.used}
+
+
+def epoch_costs(rows: int, seconds: float, policy: dict[str, Any] | None) -> dict[str, float]:
+    """Throughput, and CPU seconds and page faults a GB of both members, with these checkpoints."""
+    topology = Topology("epochs")
+    maker = topology.member("maker", Maker, rows, seconds)
+    meter = topology.member("meter", Meter, rows)
+    topology.channel(maker, meter, forward())
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoints = None if policy is None else Checkpoints(directory=directory, **policy)
+        with topology.deploy(checkpoints=checkpoints) as handle:
+            results = handle.wait()
+            given_up = handle.statistics()[0].counters.get("retention_given_up", 0)
+    ((sent, used),), (got,) = results["maker"], results["meter"]
+    if got["batches"] != sent:
+        raise ValueError(f"{sent} batches were sent, {got['batches']} arrived")
+    cpu, faults = (used + got["used"]) / (got["bytes"] / 1e9)
+    found = _rates(got["batches"], got["bytes"], got["seconds"])
+    return {**found, "cpu_seconds_per_gb": cpu, "faults_per_gb": faults, "given_up": given_up}
 
 
 # -------------------------------------------------------------------------------- latency
@@ -307,14 +385,16 @@ def main(arguments: list[str] | None = None) -> int:
     add("--rate", type=float, default=1000.0, help="batches a second in the latency measurement")
     add("--trials", type=int, default=5, help="measurements of each figure")
     add("--inline", action="store_true", help="all members in this process")
+    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     add("--json", help="keep all measurements in this file")
     options = parser.parse_args(arguments)
-    results = {
-        "benchmark": "channel",
-        "settings": vars(options),
-        "throughput": [_throughput_row(rows, options) for rows in options.rows],
-        "latency": _latency_rows(min(options.rows), options),
-    }
+    results: dict[str, Any] = {"benchmark": "channel", "settings": vars(options)}
+    if "throughput" in options.parts:
+        results["throughput"] = [_throughput_row(rows, options) for rows in options.rows]
+    if "latency" in options.parts:
+        results["latency"] = _latency_rows(min(options.rows), options)
+    if "epochs" in options.parts and not options.inline:  # it counts what processes use
+        results["epochs"] = [_epochs_row(rows, options) for rows in options.rows]
     _show(results)
     if options.json:
         report.write_json(options.json, results)
@@ -331,6 +411,15 @@ def _throughput_row(rows: int, options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def _epochs_row(rows: int, options: argparse.Namespace) -> dict[str, Any]:
+    """All sides in turn, each long enough for some epochs."""
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for _ in range(options.trials):
+        for side, policy in SIDES.items():
+            found[side].append(epoch_costs(rows, 2 * options.seconds, policy))
+    return {"rows": rows, "sides": found}
+
+
 def _latency_rows(rows: int, options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
     found: dict[str, list[dict[str, float]]] = {"from schedule": [], "one way": []}
     found["round trip"] = []
@@ -345,19 +434,39 @@ def _latency_rows(rows: int, options: argparse.Namespace) -> dict[str, list[dict
 
 def _show(results: dict[str, Any]) -> None:
     lines = []
-    for row in results["throughput"]:
+    for row in results.get("throughput", ()):
         batches = [trial["batches_per_second"] for trial in row["channel"]]
         line = [f"{row['rows']:,}", report.spread(batches)]
         for side in ("channel", "pipe", "memcpy"):
             line.append(report.spread([trial["gb_per_second"] for trial in row[side]]))
         lines.append(line)
     columns = ["rows a batch", "batches/s", "GB/s", "GB/s, pipe", "GB/s, memcpy"]
-    report.show("channel: throughput between two members", columns, lines)
+    if lines:
+        report.show("channel: throughput between two members", columns, lines)
     lines = []
-    for name, trials in results["latency"].items():
+    for name, trials in results.get("latency", {}).items():
         lines.append([name, *(report.spread([trial[p] for trial in trials]) for p in trials[0])])
-    first = next(iter(results["latency"].values()))[0]
-    report.show("channel: latency of small batches, microseconds", ["", *first], lines)
+        columns = ["", *trials[0]]
+    if lines:
+        report.show("channel: latency of small batches, microseconds", columns, lines)
+    rows = results.get("epochs", ())
+    lines = [_epochs_line(row, side) for row in rows for side in SIDES]
+    columns = ["rows a batch", "GB/s", "share", "CPU s/GB", "share", "faults/GB", "given up"]
+    if lines:
+        report.show("channel: what epochs and local recovery cost", columns, lines)
+
+
+def _epochs_line(row: dict[str, Any], side: str) -> list[str]:
+    """Medians, and the median of the ratios to the measurement without checkpoints beside it."""
+    trials, plain = row["sides"][side], row["sides"]["no checkpoints"]
+    line = [f"{row['rows']:,}, {side}"]
+    for name in ("gb_per_second", "cpu_seconds_per_gb"):
+        pairs = zip(trials, plain, strict=True)
+        share = statistics.median(one[name] / other[name] for one, other in pairs)
+        line += [report.figure(statistics.median(one[name] for one in trials)), f"{share:.2f}"]
+    for name in ("faults_per_gb", "given_up"):
+        line.append(report.figure(statistics.median(one[name] for one in trials)))
+    return line
 
 
 if __name__ == "__main__":

@@ -90,7 +90,11 @@ class Steps:
 
     def learn(self, part: list[int]) -> None:
         """Take what a frame brought. What is known already is skipped; a gap loses all."""
-        first = part[0]
+        first, runs = part[0], self.runs
+        if first == self.count and len(part) == 3 and runs and runs[-2] == part[1]:
+            self.count += part[2]  # the last run goes on: nearly always
+            runs[-1] += part[2]
+            return
         if first == _LOST or first > self.count:
             self.lose()
             return

@@ -115,7 +115,9 @@ def estimate_nbytes(value: Any) -> int:
     if value is None:
         return 0
     if type(value) is pa.RecordBatch:
-        nbytes = value.nbytes
+        nbytes = value.get_total_buffer_size()
+        if nbytes != value.num_rows * _row_bytes(value.schema):  # a slice, or not as plain
+            nbytes = value.nbytes
     else:
         nbytes = getattr(value, "nbytes", None)
         if not isinstance(nbytes, int):
@@ -126,3 +128,22 @@ def estimate_nbytes(value: Any) -> int:
             else:
                 nbytes = _VALUE_BYTES_MIN
     return nbytes if nbytes > _VALUE_BYTES_MIN else _VALUE_BYTES_MIN
+
+
+# The last schema that was asked for, and its `_row_bytes`.
+_last: tuple[pa.Schema, int] = (pa.schema([]), 0)
+
+
+def _row_bytes(schema: pa.Schema) -> int:
+    """What a row takes where no value is missing; -1 if rows differ, or end within a byte.
+
+    `RecordBatch.nbytes` looks at each column from Python, which is half of what it costs to send a
+    small batch. Most need not be looked at: their buffers together are as large as the rows.
+    """
+    global _last
+    known, nbytes = _last
+    if schema is not known and not schema.equals(known):
+        widths = [one.bit_width if pa.types.is_primitive(one) else 1 for one in schema.types]
+        nbytes = -1 if any(width % 8 for width in widths) else sum(widths) // 8
+        _last = schema, nbytes
+    return nbytes

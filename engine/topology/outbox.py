@@ -12,7 +12,9 @@ Feedback outlets (of channels on a cycle) are counted apart: see `engine.topolog
 
 **Retention.** When copies may come back alone (`engine.topology.rejoin`), an outlet keeps a
 reference to all that it sent since the last committed epoch. Beyond a limit the copy gives that up
-until the next epoch begins: a death of a receiver takes all back then.
+until the next epoch begins: a death of a receiver takes all back then. One that has to give up
+again and again leaves out more and more epochs between: to keep the first part of an epoch helps
+few, and it takes memory that would else be used again while it is warm.
 """
 
 from __future__ import annotations
@@ -38,8 +40,12 @@ from engine.topology.rejoin import FromReceiver, FromSender, Unrecoverable, trac
 
 __all__ = ["Outbox", "Outlet", "Output"]
 
-# What a retained frame costs beside its value.
-_FRAME_BYTES = 512
+# What a retained frame takes beside the bytes of its value, and each column of a batch: objects of
+# Arrow, measured. In a stream of small batches they are most of it.
+_FRAME_BYTES = 1024
+_COLUMN_BYTES = 512
+# Epochs that are left out at most by a copy that has given up.
+_PAUSE_MAX = 15
 # A receiver that has ended has "seen" everything.
 _ALL = 1 << 62
 
@@ -56,15 +62,17 @@ class Outbox:
         epoch: of the items sent now.
         sealed: nothing may be emitted any more.
         log: the copy's steps in this epoch, which go out with what it sends; None: not logged.
+        told: as many of them some receiver has been told of, or will be.
         retained_bytes: what outlets keep for receivers that come back.
         retain_bytes: as much as they may; None: they keep nothing.
         given_up: how often it was too much.
+        pause: epochs that are left out before it is tried again.
     """
 
     __slots__ = (
         *("_outlets", "batches", "by_name", "closed_count", "closed_feedback_count", "epoch"),
-        *("given_up", "log", "nbytes", "outputs", "owner", "retain_bytes", "retained_bytes"),
-        *("rows", "sealed", "transport"),
+        *("_next_pause", "given_up", "log", "nbytes", "outputs", "owner", "pause"),
+        *("retain_bytes", "retained_bytes", "rows", "sealed", "told", "transport"),
     )
 
     def __init__(
@@ -86,7 +94,7 @@ class Outbox:
         self.sealed = False
         self.retain_bytes = retain_bytes
         self.log = log
-        self.retained_bytes = self.given_up = 0
+        self.told = self.retained_bytes = self.given_up = self.pause = self._next_pause = 0
         self.outputs = [Output(self, output, plan.index) for output in plan.outputs]
         self.by_name = {output.name: output for output in self.outputs}
         self._outlets = {
@@ -102,10 +110,13 @@ class Outbox:
     def send_markers(self, epoch: int) -> None:
         """Close the epoch on every outlet; what is sent from now on belongs to `epoch`."""
         self.epoch = epoch
+        if all(outlet.since is not None for outlet in self._outlets.values()):
+            self._next_pause = 0  # a whole epoch was not too much
         for outlet in self._outlets.values():
             outlet.send_marker(epoch)
+        self.pause = max(0, self.pause - 1)
         if self.log is not None:
-            self.log = Steps()
+            self.log, self.told = Steps(), 0
         if self.retain_bytes is not None:
             for output in self.outputs:
                 output.turn_over()
@@ -136,8 +147,9 @@ class Outbox:
                 outlet.forget(epoch)
 
     def give_up(self) -> None:
-        """Too much would have to be retained: begin again with the next epoch."""
+        """Too much would have to be retained: begin again with the next epoch, or a later one."""
         self.given_up += 1
+        self.pause, self._next_pause = self._next_pause, min(2 * self._next_pause + 1, _PAUSE_MAX)
         self.retained_bytes = 0
         for outlet in self._outlets.values():
             outlet.since = None
@@ -154,8 +166,7 @@ class Outbox:
 
     def has_told(self) -> bool:
         """Whether a receiver has been told, or will be, of the last step of the log."""
-        log = self.log
-        return log is not None and any(o.known == log.count for o in self._outlets.values())
+        return self.log is not None and self.told == self.log.count
 
     def on_decided(self) -> None:
         """A clock decides about the step under way, which is a poll."""
@@ -286,6 +297,7 @@ class Outlet:
         log, part = outbox.log, None
         if log is not None and self.known != log.count:
             part, self.known = log.since(self.known), log.count
+            outbox.told = log.count
         frame = Data(
             self.channel, self.sender, self.seq, rows, nbytes, outbox.epoch, meta, None, part
         )
@@ -312,12 +324,15 @@ class Outlet:
         frame = Marker(self.channel, self.sender, self.seq, epoch, self._news())
         self.seq += 1
         self.known = 0
-        if self.outbox.retain_bytes is not None:
-            if self.since is None or self.since >= epoch:  # given up, or committed meanwhile
-                self._drop_retained()
+        outbox = self.outbox
+        if self.since is None:
+            if outbox.retain_bytes is not None and not outbox.pause:  # it was given up
                 self.since = epoch
-            else:
-                self._retain(frame, None, 0)
+        elif self.since >= epoch:  # committed meanwhile
+            self._drop_retained()
+            self.since = epoch
+        else:
+            self._retain(frame, None, 0)
         self._send_free(frame)
 
     def send_end(self) -> None:
@@ -376,16 +391,17 @@ class Outlet:
 
     def _news(self) -> list[int] | None:
         """The steps that the receiver does not know of."""
-        log = self.outbox.log
+        outbox, log = self.outbox, self.outbox.log
         if log is None or self.known == log.count:
             return None
         part, self.known = log.since(self.known), log.count
+        outbox.told = log.count
         return part
 
     def _retain(self, frame: Frame, value: Any, nbytes: int) -> None:
         outbox = self.outbox
         self.retained.append((frame, value))
-        outbox.retained_bytes += nbytes + _FRAME_BYTES
+        outbox.retained_bytes += nbytes + _overhead(value)
         assert outbox.retain_bytes is not None
         if outbox.retained_bytes > outbox.retain_bytes:
             outbox.give_up()
@@ -394,8 +410,8 @@ class Outlet:
         """Drop what is retained, up to the marker of an epoch if it is there."""
         retained, outbox = self.retained, self.outbox
         while retained:
-            frame, _value = retained.popleft()
-            outbox.retained_bytes -= _FRAME_BYTES
+            frame, value = retained.popleft()
+            outbox.retained_bytes -= _overhead(value)
             if type(frame) is Data:
                 outbox.retained_bytes -= frame.nbytes
             elif type(frame) is Marker and frame.epoch == marker:
@@ -460,3 +476,7 @@ class Outlet:
             f"channel '{self.name}' to copy {self.receiver} again, found {found}: it does not do "
             "the same for the same input; Member.replayable = False says so"
         )
+
+
+def _overhead(value: Any) -> int:
+    return _FRAME_BYTES + _COLUMN_BYTES * getattr(value, "num_columns", 0)

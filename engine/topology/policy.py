@@ -38,7 +38,8 @@ class Checkpoints:
             input (`Member.replayable`). Where that cannot be (cycles, neighbours that die together,
             too much to retain), and with False, all copies go back.
         retain_bytes: what each copy keeps for that of what it has sent since the last epoch.
-            With more in one epoch it keeps nothing until the next one; counted as
+            With more in one epoch it keeps nothing until the next one, and when that is too much
+            again it leaves out 1, 3, 7 and then 15 epochs before it tries again; counted as
             ``retention_given_up`` in the statistics of the copy.
         resume: None: go on from what the directory holds, if it holds something of the same
             topology; True: it must; False: begin anew and remove what it holds.

@@ -40,6 +40,28 @@ def test_a_slice_costs_what_it_shows() -> None:
     assert estimate_rows(batch.slice(5000, 100)) == 100
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(range(16)),
+        pa.array([1.5, None] * 8),
+        pa.array([True, False] * 8),
+        pa.array(range(16), pa.timestamp("us")),
+        pa.array([b"abcd"] * 16, pa.binary(4)),
+        pa.array(["a"] * 16).dictionary_encode(),
+        pa.nulls(16),
+        pa.array([[1, 2]] * 16),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_batch_costs_what_arrow_says(column: pa.Array) -> None:
+    plain = pa.array(range(16))
+    for columns in ([column], [plain, column], [plain, plain, column]):
+        whole = pa.record_batch(columns, [str(n) for n in range(len(columns))])
+        for batch in (whole, whole.slice(0, 12), whole.slice(3), whole.slice(8, 8)):
+            assert estimate_nbytes(batch) == max(64, batch.nbytes)
+
+
 def test_costs_of_other_values() -> None:
     assert (estimate_rows(None), estimate_nbytes(None)) == (0, 0)
     assert (estimate_rows(np.zeros(1000)), estimate_nbytes(np.zeros(1000))) == (1, 8000)

@@ -19,7 +19,10 @@ from engine.topology import (
     hashed,
     rebalance,
 )
-from tests.topology.members import HandClock, Numbers, ids_of
+from engine.topology.outbox import Outbox
+from engine.topology.plan import plan_topology
+from tests.topology.members import HandClock, Numbers, batch_of, ids_of
+from tests.topology.test_loop import Sent
 from tests.topology.test_recovery import OUTPUT, Output, Parts
 
 ROWS = 60
@@ -273,6 +276,33 @@ def test_what_is_too_much_is_not_retained(tmp_path: Path) -> None:
     statistics = handle.checkpoint_statistics()
     assert (statistics.recoveries, statistics.rollbacks) == (1, 1)
     assert "more than 1500 bytes since the last epoch" in statistics.last_fallback
+
+
+def test_a_copy_that_gives_up_again_and_again_leaves_epochs_out() -> None:
+    made = Topology("fast")
+    made.member("source", Numbers, 1, (1,))
+    made.member("sink", Trail)
+    made.channel("source", "sink", broadcast())
+    outbox = Outbox(plan_topology(made)[0], Sent(), 0, retain_bytes=4000)
+    (outlet,) = outbox.outlets()
+
+    def run(items: int) -> bool:
+        """An epoch of that many items; whether they were too much."""
+        before = outbox.given_up
+        for _ in range(items):
+            outbox.outputs[0].emit(batch_of(range(4)), None)
+            assert outbox.retained_bytes <= 4000
+        outbox.on_committed(outbox.epoch)
+        outbox.send_markers(outbox.epoch + 1)
+        assert bool(outlet.retained) == bool(outbox.retained_bytes)
+        return outbox.given_up > before
+
+    assert [epoch for epoch in range(60) if run(20)] == [0, 1, 3, 7, 15, 31, 47]
+    while outlet.since is None:
+        run(20)
+    assert not run(1)
+    assert outlet.retained, "a whole epoch was kept"
+    assert [run(20), run(20), run(20), run(20)] == [True, True, False, True]
 
 
 @pytest.mark.parametrize("copy", range(4))

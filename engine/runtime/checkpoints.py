@@ -103,10 +103,15 @@ class Checkpoints:
         else:
             self._runtime.send(self._runtime.node, message)
 
-    def on_death(self, process: bytes) -> None:
-        """A process has died; a detached actor goes on without its creator. Under the lock."""
-        if process == self._creator and self._open is not None:
-            self.on_holding(self._open[0].number)
+    def on_death(self, process: bytes) -> bool:
+        """A process has died; a detached actor goes on without its creator. Under the lock.
+
+        Whether a checkpoint is safe because of that.
+        """
+        if process != self._creator or self._open is None:
+            return False
+        self.on_holding(self._open[0].number)
+        return not self.under_way
 
     def on_kept(self, number: int, looks: bool = True) -> None:
         """The checkpoint under way is safe. Under the lock."""

@@ -414,10 +414,11 @@ class Replay:
 
     def _on_death(self, process: bytes) -> None:
         """A process has died. Under the lock, on any thread."""
-        if self.recovery is not None or process in self.ledger.callers:
+        concerned = self.recovery is not None or process in self.ledger.callers
+        if self.checkpoints is not None and self.checkpoints.on_death(process):
+            self._news = concerned = True
+        if concerned:
             self._worker.queue.append((b"", Gone(process)))
-        if self.checkpoints is not None:
-            self.checkpoints.on_death(process)
 
     def _concerned(self) -> list[bytes]:
         """The processes whose death matters here. Under the lock, on any thread."""

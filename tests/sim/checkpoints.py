@@ -96,10 +96,12 @@ class Checkpoints:
         else:
             self._worker.send(self._worker.node, message)
 
-    def on_death(self, process: bytes) -> None:
+    def on_death(self, process: bytes) -> bool:
         """As `Checkpoints.on_death`."""
-        if process == self._creator and self._open is not None:
-            self.on_holding(self._open[0].number)
+        if process != self._creator or self._open is None:
+            return False
+        self.on_holding(self._open[0].number)
+        return not self.under_way
 
     def on_kept(self, number: int, looks: bool = True) -> None:
         """As `Checkpoints.on_kept`."""

@@ -501,10 +501,11 @@ class Replay:
             self._worker.flush()
 
     def _on_death(self, process: bytes) -> None:
-        if self.recovery is not None or process in self.ledger.callers:
+        concerned = self.recovery is not None or process in self.ledger.callers
+        if self.checkpoints is not None and self.checkpoints.on_death(process):
+            self._news = concerned = True
+        if concerned:
             self._worker.queue.append((b"", Gone(process)))
-        if self.checkpoints is not None:
-            self.checkpoints.on_death(process)
 
     def _concerned(self) -> list[bytes]:
         """As `Replay._concerned`."""

@@ -18,7 +18,10 @@ class Promise:
     whole: bool = False
 
 
-_HOSTS = "an engine has one host: there is no network to lose"
+_HOSTS = (
+    "an engine has one host: there is no network to lose. The machines for several hosts are put to "
+    "it in the simulator (R4)"
+)
 
 PROMISES = [
     Promise(

@@ -432,6 +432,8 @@ class Owner:
 
     def _on_keep(self, actor: bytes, message: Keep, now: float) -> None:
         """The next checkpoint of an actor of ours contains these references."""
+        if message.actor not in self.callers.actors:
+            return  # the last words of one that has ended
         kept = self._checkpoint_refs.setdefault(message.actor, deque(maxlen=2))
         kept.append(self.objects.make_refs(message.ids))
         holding = Holding(message.actor, message.number)

@@ -22,7 +22,9 @@ from engine.core.messages import (
     Details,
     Done,
     DoneMany,
+    Holding,
     Item,
+    Keep,
     Returned,
     Settled,
 )
@@ -307,3 +309,13 @@ def test_a_dropped_stream_leaves_nothing_behind(desk: Desk) -> None:
     desk.owner.objects.release(stream.task.id)
     desk.owner.handle(WORKER, DoneMany(stream.task.id, [ERROR]), 0.0)
     assert not desk.owner.objects.entries
+
+
+def test_the_last_words_of_an_actor_that_has_ended_hold_nothing(desk: Desk) -> None:
+    client = desk.actor()
+    desk.owner.handle(WORKER, Keep(client.id, 1, [desk.new()]), 0.0)
+    assert desk.take(Holding)
+    desk.owner.handle(NODE, ActorChanged(client.id, "dead"), 0.0)
+    desk.owner.handle(WORKER, Keep(client.id, 2, [desk.new()]), 0.0)
+    assert not desk.take(Holding)
+    assert not desk.owner._checkpoint_refs

@@ -19,8 +19,8 @@ class Promise:
 
 
 _HOSTS = (
-    "an engine has one host: there is no network to lose. The machines for several hosts are put to "
-    "it in the simulator (R4)"
+    "an engine has one host: there is no network to lose. The machines for several hosts are put "
+    "to it in the simulator (R4)"
 )
 
 PROMISES = [

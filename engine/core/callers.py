@@ -294,12 +294,17 @@ class Callers:
         if client.state == "alive":
             client.state = "lost"
 
-    def on_done(self, actor_id: bytes, task_id: bytes, applied: bool = True) -> Task | None:
+    def on_done(
+        self, actor_id: bytes, task_id: bytes, applied: bool = True, late: bool = False
+    ) -> Task | None:
         """A reply has come; the task it answers, unless that was answered before.
 
-        `applied` is False for a call that was cancelled before it ran.
+        `applied` is False for a call that was cancelled before it ran. `late`: it comes from a
+        former process of the actor, and the call is with the next one, which will answer too.
         """
         client = self.actors.get(actor_id)
+        if late and client is not None:
+            return self._on_late(client, task_id, applied)
         task = client.in_flight.pop(task_id, None) if client is not None else None
         if task is None or client is None or client.retained is None:
             return task
@@ -316,6 +321,20 @@ class Callers:
                 retained.on_not_applied(task)
             if retained.skipped:
                 retained.pass_over(self._log(actor_id), self.identity or self._me)
+        return task
+
+    def _on_late(self, client: ActorClient, task_id: bytes, applied: bool) -> Task | None:
+        """Only what is part of an order counts: it will be told of to the next process, and what
+        comes behind it is numbered after it. What it carries is still read there.
+        """
+        task = client.in_flight.get(task_id)
+        if task is None or client.retained is None or not applied:
+            return None
+        if task.answered or task.call.seq < 0:
+            return None
+        task = self.on_done(client.id, task_id)
+        if task is not None:
+            client.in_flight[task_id] = task
         return task
 
     # ------------------------------------------------------------------ replay

@@ -138,6 +138,14 @@ class Ledger:
         self.applied += 1
         return known
 
+    def covered_of(self, caller: bytes) -> int:
+        """The number of a caller's last call that is not in the log: a checkpoint covers it."""
+        for one, seq, _count in self.log.runs:
+            if one == caller:
+                return int(seq) - 1
+        known = self.callers.get(caller)
+        return -1 if known is None else known.next - 1
+
     def answer(self, caller: bytes, seq: int) -> Any:
         """The answer of a known call; None when the caller has acknowledged it."""
         return self.callers[caller].answers.get(seq)

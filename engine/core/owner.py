@@ -383,8 +383,10 @@ class Owner:
         failed: bool = False,
     ) -> Task | None:
         entry = self.objects.entries.get(task_id)
-        if entry is not None and entry.task is not None and entry.task.actor is not None:
-            return self.callers.on_done(entry.task.actor.id, task_id, applied)
+        task = entry.task if entry is not None else None
+        if task is not None and task.actor is not None:
+            late = task.worker != worker
+            return self.callers.on_done(task.actor.id, task_id, applied, late)
         task = self.dispatch.on_done(worker, task_id, us, now, failed)
         if task is None:  # a call whose references are all gone already
             for client in self.callers.actors.values():
@@ -403,7 +405,7 @@ class Owner:
             self.dispatch.enqueue(task)
 
     def _close(self, task: Task) -> None:
-        if task.brings:
+        if task.brings and (task.actor is None or task.id not in task.actor.in_flight):
             self._unload(task)
         if task.answered:
             task.actor_ref = None
@@ -432,6 +434,8 @@ class Owner:
 
     def _on_keep(self, actor: bytes, message: Keep, now: float) -> None:
         """The next checkpoint of an actor of ours contains these references."""
+        if message.actor not in self.callers.actors:
+            return  # the last words of one that has ended
         kept = self._checkpoint_refs.setdefault(message.actor, deque(maxlen=2))
         kept.append(self.objects.make_refs(message.ids))
         holding = Holding(message.actor, message.number)

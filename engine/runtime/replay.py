@@ -114,8 +114,10 @@ class Replay:
 
     def _known_already(self, peer: bytes, call: ActorCall) -> bool:
         caller = call.caller or peer
-        if call.caller:
+        if call.caller and self._processes.get(caller) != peer:
             self._processes[caller] = peer
+            if self.ledger.ordered:
+                self._tell_covered(peer, caller)
         what = self.ledger.arrive(caller, call.seq, call.acked, (peer, call.id))
         if what == KNOWN:
             self._answer_again(peer, call)
@@ -236,6 +238,16 @@ class Replay:
     def _tell(self, process: bytes, lacks: Untold) -> None:
         with self._runtime.lock:
             self._runtime.send(process, Order(self.actor_id, *lacks))
+
+    def _tell_covered(self, process: bytes, caller: bytes) -> None:
+        """An actor that calls has a new process, which does not know where its numbers stand in
+        the order: those that a checkpoint of ours covers it would count once more.
+        """
+        log, seq = self.ledger.log, self.ledger.covered_of(caller)
+        if seq >= 0:
+            covered = Covered(self.actor_id, log.start, log.event_start, seq)
+            with self._runtime.lock:
+                self._runtime.send(process, covered)
 
     def _before_call_to(self, process: bytes) -> None:
         lacks = self.ledger.before_effect(process)

@@ -22,7 +22,9 @@ from engine.core.messages import (
     Details,
     Done,
     DoneMany,
+    Holding,
     Item,
+    Keep,
     Returned,
     Settled,
 )
@@ -307,3 +309,38 @@ def test_a_dropped_stream_leaves_nothing_behind(desk: Desk) -> None:
     desk.owner.objects.release(stream.task.id)
     desk.owner.handle(WORKER, DoneMany(stream.task.id, [ERROR]), 0.0)
     assert not desk.owner.objects.entries
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_a_late_answer_leaves_alone_what_the_call_carries(desk: Desk, replayed: bool) -> None:
+    """It was sent again, and the next process of its actor reads its arguments.
+
+    The answer of a replayed actor counts, since the order of what comes behind it counts on that.
+    """
+    unloaded: list[Task] = []
+    desk.owner._unload = unloaded.append  # type: ignore[method-assign]
+    client = desk.owner.callers.client(desk.new(), "A", False, replayed)
+    desk.owner.handle(NODE, ActorChanged(client.id, "alive", WORKER), 0.0)
+    task = desk.call(client)
+    task.brings, task.retries = True, 1
+    for state, process in (("restarting", b""), ("alive", OTHER)):
+        desk.owner.handle(NODE, ActorChanged(client.id, state, process), 0.0)
+    unloaded.clear()
+    desk.owner.handle(WORKER, Done(task.id, b"early"), 0.0)
+    assert desk.outcome(task.id) == ("ok" if replayed else "pending")
+    assert not unloaded
+    desk.owner.handle(OTHER, Done(task.id, b"answer"), 0.0)
+    assert desk.outcome(task.id) == "ok"
+    if not replayed:
+        assert unloaded == [task]
+    assert not client.in_flight
+
+
+def test_the_last_words_of_an_actor_that_has_ended_hold_nothing(desk: Desk) -> None:
+    client = desk.actor()
+    desk.owner.handle(WORKER, Keep(client.id, 1, [desk.new()]), 0.0)
+    assert desk.take(Holding)
+    desk.owner.handle(NODE, ActorChanged(client.id, "dead"), 0.0)
+    desk.owner.handle(WORKER, Keep(client.id, 2, [desk.new()]), 0.0)
+    assert not desk.take(Holding)
+    assert not desk.owner._checkpoint_refs

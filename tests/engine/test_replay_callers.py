@@ -262,6 +262,34 @@ def test_an_actor_lives_when_it_has_something_to_be_restored_from(answer: str) -
     assert len(told) == 3
 
 
+def test_a_caller_that_was_restored_does_not_count_covered_calls_again() -> None:
+    """The actor tells its new process, which repeats them, what a checkpoint covers."""
+    ledger = LedgerMachine(ordered=True)
+    ledger.arrive(b"actor", 0, -1, (b"first life", b"call"))
+    assert ledger.covered_of(b"actor") == -1
+    for seq in (0, 1, 2):
+        ledger.begin(b"actor", seq)
+    assert ledger.covered_of(b"actor") == -1
+    ledger.covered(2, 0)
+    assert ledger.covered_of(b"actor") == 1
+    ledger.covered(3, 0)
+    assert ledger.covered_of(b"actor") == 2
+
+    callers = Callers(
+        b"me", b"node", lambda to, message: None, lambda task, value: None, lambda task: None
+    )
+    callers.identity = b"actor"
+    client = callers.client(b"ledger", "A", False, True)
+    callers.on_changed(ActorChanged(b"ledger", "alive", b"there"))
+    task = Task(ActorCall(b"call", b"ledger", "m", b"", UNNUMBERED), "A.m", [], 0, None)
+    task.actor = client
+    callers.submit(client, task)
+    callers.on_covered(Covered(b"ledger", 3, 0, 2))
+    callers.on_order(Order(b"ledger", 4, [], 0, []))
+    assert callers.on_done(b"ledger", b"call") is task
+    assert callers.known_orders() == {b"ledger": (4, [], 0, [])}
+
+
 def test_who_learns_what_a_call_was_told_learns_its_place_too() -> None:
     """Else, should the answer be lost, the number of that call may become another one's."""
     ledger = LedgerMachine(ordered=True)

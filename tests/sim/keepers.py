@@ -388,7 +388,8 @@ class Keepers:
     def _compare(self, actor: _Actor) -> None:
         made = self._made(actor)
         callers = [other for other in self.actors if actor in other.targets]
-        loose = any(other.dead for other in callers)
+        # What they made in calls that are lost with dead callers of theirs has been made.
+        loose = any(other.dead or other.book.lost for other in callers)
         actor.book.check(actor.history, {k: v[:2] for k, v in made.items()}, loose, self.world)
         for other in callers:
             if other.dead or (other.book.deaths and actor.book.deaths) or actor.book.lost:

@@ -100,8 +100,10 @@ class Replay:
 
     def _known_already(self, peer: bytes, call: ActorCall) -> Steps:
         caller = call.caller or peer
-        if call.caller:
+        if call.caller and self._processes.get(caller) != peer:
             self._processes[caller] = peer
+            if self.ledger.ordered:
+                self._tell_covered(peer, caller)
         what = self.ledger.arrive(caller, call.seq, call.acked, (peer, call.id))
         if what == KNOWN:
             self._world.mark("a repeated call is answered again")
@@ -216,6 +218,14 @@ class Replay:
 
     def _tell(self, process: bytes, lacks: Untold) -> None:
         self._worker.send(process, Order(self.actor_id, *lacks))
+
+    def _tell_covered(self, process: bytes, caller: bytes) -> None:
+        """As `Replay._tell_covered`."""
+        log, seq = self.ledger.log, self.ledger.covered_of(caller)
+        if seq >= 0:
+            self._world.mark("a new process of a caller hears what is covered")
+            covered = Covered(self.actor_id, log.start, log.event_start, seq)
+            self._worker.send(process, covered)
 
     def _before_call_to(self, process: bytes) -> None:
         lacks = self.ledger.before_effect(process)

@@ -61,6 +61,7 @@ class Relay:
         self.lines: dict[bytes, dict[bytes, None]] = {}  # remote process -> local ones
         self._touch: dict[bytes, dict[int, None]] = {}  # local process -> nodes that know it
         self._dead: dict[bytes, WorkerDied] = {}
+        self._bereft: dict[bytes, None] = {}  # remote ones with a line to the last of ours to die
 
     def touched(self, local: bytes, number: int) -> None:
         """Something of a process of ours is about to be told to another node."""
@@ -108,8 +109,11 @@ class Relay:
         """A process of ours is dead, and what it had written has been given to `on_frame`."""
         for number in self._touch.pop(died.process, ()):
             self._send(number, Gone(died))
+        self._bereft = {}
         for remote, locals_ in list(self.lines.items()):
-            locals_.pop(died.process, None)
+            if died.process in locals_:
+                del locals_[died.process]
+                self._bereft[remote] = None
             if not locals_:
                 del self.lines[remote]
 
@@ -118,18 +122,23 @@ class Relay:
         self._dead[died.process] = died
         if len(self._dead) > _DEAD_KEPT:
             del self._dead[next(iter(self._dead))]
+        self._bereft.pop(died.process, None)
         for local in self.lines.pop(died.process, ()):
             self._edge.close_line(local, died.process)
             self._edge.tell_death(local, died)
 
     def on_node_down(self, number: int) -> None:
         """Another node is dead; its lines close. Local processes are told otherwise (NodeLost)."""
-        for remote in [one for one in self.lines if node_of(one) == number]:
-            for local in self.lines.pop(remote):
+        for remote in [one for one in self.remotes() if node_of(one) == number]:
+            self._bereft.pop(remote, None)
+            for local in self.lines.pop(remote, ()):
                 self._edge.close_line(local, remote)
         for nodes in self._touch.values():
             nodes.pop(number, None)
 
     def remotes(self) -> list[bytes]:
-        """Processes of other nodes that have a line to one of ours."""
-        return list(self.lines)
+        """Processes of other nodes that have a line to one of ours, or had one to the last to die.
+
+        They may own what lies in its segments, and are asked when its lines are gone already.
+        """
+        return list(self.lines | self._bereft)

@@ -83,6 +83,22 @@ def test_all_nodes_that_know_a_process_hear_of_its_death() -> None:
     died = WorkerDied(HERE, 7, "was killed")
     relay.on_died(died)
     assert sent == [(3, Gone(died)), (2, Gone(died))]
+    assert not relay.lines
+
+
+def test_who_had_a_line_to_the_last_that_died_may_own_what_it_held() -> None:
+    relay, _edge, _sent = made()
+    other, second = process_id(b"other-", 3), process_id(b"second", 1)
+    relay.connect(HERE, THERE)
+    relay.connect(HERE, other)
+    relay.on_died(WorkerDied(HERE, 7, "was killed"))
+    assert relay.remotes() == [THERE, other]
+    relay.on_gone(WorkerDied(other, 9, "was killed"))
+    assert relay.remotes() == [THERE]
+    relay.on_node_down(2)
+    assert not relay.remotes()
+    relay.connect(HERE, other)
+    relay.on_died(WorkerDied(second, 8, "was killed"))
     assert not relay.remotes()
 
 

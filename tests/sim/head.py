@@ -109,6 +109,10 @@ class Head:
 
     def _commit(self, now: float) -> None:
         events = self.cluster.take()
+        if not events:
+            self.cluster.flush(now)
+            self._look_later(self.cluster.tick(now))
+            events = self.cluster.take()  # a node is dead since this very moment
         if events:
             self.busy = True
             self.disk.write(self._batch(events))
@@ -116,9 +120,6 @@ class Head:
             self.world.clock.after(seconds, self._synced, self._life)
             if self.world.faults.at_head_point():
                 self.crash()
-        else:
-            self.cluster.flush(now)
-            self._look_later(self.cluster.tick(now))
 
     def _synced(self, life: int) -> None:
         if life != self._life:

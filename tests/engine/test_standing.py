@@ -429,7 +429,7 @@ def test_a_node_without_descriptors_lets_nobody_in_and_lives(standing: Standing)
     engine.init(address=standing.address)
     open_ones = set(map(int, os.listdir(f"/proc/{standing.pid}/fd")))
     following = min(set(range(len(open_ones) + 1)) - open_ones)
-    _soft, hard = resource.prlimit(standing.pid, resource.RLIMIT_NOFILE)
+    soft, hard = resource.prlimit(standing.pid, resource.RLIMIT_NOFILE)
     # What is kept back stays: a worker that is just being started needs some of it.
     resource.prlimit(standing.pid, resource.RLIMIT_NOFILE, (following, hard))
     log = standing.directory / LOG
@@ -443,6 +443,7 @@ def test_a_node_without_descriptors_lets_nobody_in_and_lives(standing: Standing)
 
         eventually(is_full)  # the node may have had something open while we looked
         assert engine.cluster_resources()["CPU"] == 2
+    resource.prlimit(standing.pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_directory_that_others_may_enter_is_refused(

@@ -182,8 +182,19 @@ MISTAKES = SHORT | SEVERAL | {
 }  # fmt: skip
 
 
+# Where the search for a mistake begins that few seeds show. When the simulator draws otherwise,
+# others will: then it only takes longer.
+BEGIN_AT = {
+    "what a call carries may move": 1146,
+    "a borrower gives up what it looks at": 933,
+    "requests of the dead are kept": 119,
+    "replies do not wait for registrations": 1096,
+}
+
+
 def _run_all(count: int, mistake: str) -> None:
-    for seed in range(count):
+    first = BEGIN_AT.get(mistake, 0)
+    for seed in (*range(first, count), *range(first)):
         if mistake in SHORT and not World(seed).faults.on["little memory"]:
             continue
         if mistake not in SEVERAL or World(seed).several:
@@ -203,7 +214,7 @@ def test_a_failed_seed_is_told_and_kept(
 ) -> None:
     monkeypatch.setattr(HeadMachine, "_tell", _nothing)
     out = tmp_path / "seeds.txt"
-    assert main(["--seeds", "40"], out) == 1
+    assert main(["--seeds", "12"], out) == 1
     told = capsys.readouterr().out
     assert f"seed {kept(out)[0]} failed at" in told
     assert "faults drawn" in told

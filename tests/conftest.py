@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 
-from tests.leaks import adopt_orphans, census, settle
+from tests.leaks import adopt_orphans, bury, census, settle
 
 hypothesis.settings.register_profile("quick", max_examples=50, deadline=None)
 hypothesis.settings.register_profile(
@@ -29,12 +30,28 @@ hypothesis.settings.load_profile(
 )
 
 
+def pytest_configure() -> None:
+    """A shell that starts this in the background has it ignore SIGINT, and tests send that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts processes, and move the users of the shared cluster to the end."""
     for item in items:
         if {"cluster", "leak_check"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.processes)
     items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test is looked at by no garbage collection any more.
+
+    It stays anyway: modules, tests. A full collection would take 0.1 s for it, and tests that
+    wait for objects to be gone collect again and again.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +61,10 @@ def cluster() -> Iterator[Any]:
     Tests kill far more often than anything breaks, so nothing counts as poison here.
     """
     import engine
-    from engine.config import Config
 
-    engine.init(num_cpus=2, config=Config(restart_deaths_max=1000))
+    gc.collect()  # what other modules have left is not looked at again either
+    gc.freeze()
+    _start_shared()
     _shared.append(True)
     yield engine
     _shared.clear()
@@ -54,6 +72,35 @@ def cluster() -> Iterator[Any]:
 
 
 _shared: list[bool] = []
+_failed: set[str] = set()
+
+
+def _start_shared() -> None:
+    import engine
+    from engine import session
+    from engine.config import Config
+
+    others = list(session._preloads)
+    session.preload("tests.warm:load")
+    engine.init(num_cpus=2, config=Config(restart_deaths_max=1000))
+    session._preloads[:] = others
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """After a failure the shared engine is another one.
+
+    What the test had begun may hold CPUs for ever, and its workers may be stopped.
+    """
+    report = yield
+    if report.failed:
+        _failed.add(item.nodeid)
+    if call.when == "teardown" and item.nodeid in _failed and _shared:
+        sys.modules["engine"].shutdown()
+        _start_shared()
+    return report
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,4 +131,5 @@ def leak_check(
         gc.collect()
         left = settle(before, Path(folder))
         adopt_orphans(False)
+        bury()
     assert not left, "left behind:\n" + "\n".join(left)

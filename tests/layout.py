@@ -12,7 +12,10 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["LAYERS", "ROOT", "Import", "imports_of", "layer_of", "module_name", "parse", "sources"]
+__all__ = [
+    *("LAYERS", "ROOT", "Import", "forget", "imports_of", "layer_of", "module_name", "nodes"),
+    *("parse", "sources"),
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("engine", "streaming", "graph")
@@ -68,6 +71,12 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), filename=str(path))
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All nodes of a file's syntax tree: every rule looks at them."""
+    return list(ast.walk(parse(path)))
+
+
 def module_name(path: Path) -> str:
     """`engine/core/ids.py` -> `engine.core.ids`; a package's `__init__` has the package's name."""
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -84,9 +93,16 @@ def layer_of(module: str) -> int | None:
     return best[1] if best else None
 
 
-def imports_of(path: Path) -> Iterator[Import]:
+@functools.cache
+def imports_of(path: Path) -> list[Import]:
     """All imports of a file; `from package import name` names the submodule if it is one."""
-    yield from _walk(parse(path), path, lazy=False, typing_only=False)
+    return list(_walk(parse(path), path, lazy=False, typing_only=False))
+
+
+def forget() -> None:
+    """Let go of all trees: every garbage collection would walk through them."""
+    for cached in (parse, nodes, imports_of):
+        cached.cache_clear()
 
 
 def _walk(node: ast.AST, path: Path, *, lazy: bool, typing_only: bool) -> Iterator[Import]:

@@ -7,6 +7,7 @@ in a table with its reason; a table entry that is no longer needed fails too.
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import subprocess
@@ -21,9 +22,11 @@ from tests.layout import (
     PACKAGES,
     PROGRAMS,
     ROOT,
+    forget,
     imports_of,
     layer_of,
     module_name,
+    nodes,
     parse,
     sources,
 )
@@ -63,12 +66,19 @@ WALL_CLOCKS = {
     *("time.time", "time.time_ns", "time.localtime", "time.ctime", "datetime.now"),
     *("datetime.utcnow", "datetime.today", "date.today"),
 }
+_WALL_CLOCK_ENDS = {name.split(".")[1] for name in WALL_CLOCKS}
 # Files that print because printing is what they are for.
 PRINTERS = ("engine/cli.py", "engine/cli/", "benchmarks/", "examples/")
 
 LIBRARY = sources(*PACKAGES)
 CODE = sources(*PACKAGES, *PROGRAMS)
 EVERYTHING = sources(*PACKAGES, *PROGRAMS, "tests")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trees_are_dropped() -> Iterator[None]:
+    yield
+    forget()
 
 
 def relative(path: Path) -> str:
@@ -141,10 +151,10 @@ def test_only_monotonic_clocks_decide() -> None:
 
 def _wall_clocks(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(parse(path)):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and node.module == "time":
             found |= {f"time.{name.name}" for name in node.names}
-        elif isinstance(node, ast.Attribute):
+        elif isinstance(node, ast.Attribute) and node.attr in _WALL_CLOCK_ENDS:
             found.add(".".join(ast.unparse(node).split(".")[-2:]))
     return found & WALL_CLOCKS
 
@@ -208,7 +218,7 @@ def _line_count(path: Path) -> int:
 
 def _functions(path: Path) -> Iterator[tuple[str, int]]:
     """Name and length of each function; its docstring is documentation and not counted."""
-    for node in ast.walk(parse(path)):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
             length = node.end_lineno - node.lineno + 1
@@ -271,7 +281,7 @@ def _string_list(tree: ast.Module, name: str) -> list[str] | None:
 def test_nothing_prints(path: Path) -> None:
     calls = [
         node.lineno
-        for node in ast.walk(parse(path))
+        for node in nodes(path)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == "print"
@@ -292,7 +302,7 @@ def test_nothing_is_left_unimplemented(path: Path) -> None:
     # Ray's generators define send, throw and close as refused; ours simply have no such methods.
     found = [
         node.lineno
-        for node in ast.walk(parse(path))
+        for node in nodes(path)
         if isinstance(node, ast.Raise) and "NotImplementedError" in ast.unparse(node)
     ]
     assert not found, f"NotImplementedError on lines {found}"
@@ -300,16 +310,13 @@ def test_nothing_is_left_unimplemented(path: Path) -> None:
 
 @each(EVERYTHING)
 def test_exceptions_are_named_and_handled(path: Path) -> None:
-    commented = _comment_lines(path)
     wrong = []
-    for node in ast.walk(parse(path)):
+    for node in nodes(path):
         if not isinstance(node, ast.ExceptHandler):
             continue
         if node.type is None:
             wrong.append(f"line {node.lineno}: bare except")
-        last = node.body[-1].end_lineno or node.lineno
-        says_why = commented.intersection(range(node.lineno, last + 1))
-        if all(isinstance(step, ast.Pass) for step in node.body) and not says_why:
+        if all(isinstance(step, ast.Pass) for step in node.body) and not _says_why(path, node):
             wrong.append(f"line {node.lineno}: an error is swallowed without saying why")
     assert not wrong, "\n".join(wrong)
 
@@ -317,9 +324,8 @@ def test_exceptions_are_named_and_handled(path: Path) -> None:
 @each(LIBRARY)
 def test_errors_that_are_swallowed_or_of_every_kind_say_why(path: Path) -> None:
     """A comment in the clause: where nothing is done about an error, or any error is meant."""
-    commented = _comment_lines(path)
     wrong = []
-    for node in ast.walk(parse(path)):
+    for node in nodes(path):
         if not isinstance(node, ast.ExceptHandler):
             continue
         acts = ast.Call | ast.Raise | ast.Assign
@@ -327,12 +333,18 @@ def test_errors_that_are_swallowed_or_of_every_kind_say_why(path: Path) -> None:
         broad = {"Exception", "BaseException"} & {
             one.id for one in ast.walk(node.type or node) if isinstance(one, ast.Name)
         }
-        last = node.body[-1].end_lineno or node.lineno
-        if (idle or broad) and not commented.intersection(range(node.lineno, last + 1)):
+        if (idle or broad) and not _says_why(path, node):
             wrong.append(f"line {node.lineno}: {', '.join(broad) or 'nothing is done'}")
     assert not wrong, "\n".join(wrong)
 
 
+def _says_why(path: Path, node: ast.ExceptHandler) -> bool:
+    """Whether there is a comment in a clause."""
+    last = node.body[-1].end_lineno or node.lineno
+    return bool(_comment_lines(path).intersection(range(node.lineno, last + 1)))
+
+
+@functools.cache
 def _comment_lines(path: Path) -> set[int]:
     reader = io.StringIO(path.read_text()).readline
     return {

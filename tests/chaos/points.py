@@ -16,7 +16,7 @@ from typing import Any
 import engine
 from tests.chaos.trial import Found, dice, own_engine, spread, trial
 from tests.faults import test_crash_matrix as matrix
-from tests.faults.jobs import die_once
+from tests.faults.deaths import die_once
 
 __all__ = ["actor_points", "task_points", "ways_to_die"]
 

@@ -10,6 +10,8 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import psutil
 import pytest
 
 import engine
+from engine import cli
 from engine.exceptions import ActorDiedError, NodeDiedError
 from engine.runtime.address import LOG, SOCKET, TOKEN, TOKEN_BYTES
 from tests.engine.support import ROOT, alive, eventually, finished_script, gone, kill9, run_script
@@ -34,6 +37,34 @@ def penstock(*args: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def penstock_forked(*args: str) -> str:
+    """The same in a fork of this process, which has imported everything; for where it must work.
+
+    Not where the engine runs: a fork has none of its threads.
+    """
+    with tempfile.TemporaryFile("w+") as said:
+        pid = os.fork()
+        if not pid:
+            code: Any = 1
+            try:
+                os.dup2(said.fileno(), 1)
+                os.dup2(said.fileno(), 2)
+                sys.stdout = sys.stderr = open(1, "w", closefd=False)  # noqa: SIM115
+                cli.app(args)
+            except SystemExit as end:
+                code = end.code
+            except BaseException:  # what a process of its own would say before it ends
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code or 0)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        said.seek(0)
+        text = said.read()
+    assert code == 0, f"{code}\n{text}"
+    return text
+
+
 class Standing:
     """A node in a directory of its own."""
 
@@ -44,7 +75,8 @@ class Standing:
 
     def start(self) -> None:
         """Start it, with two CPUs."""
-        said = penstock("start", "--head", "--num-cpus", "2", "--directory", str(self.directory))
+        command = penstock if engine.is_initialized() else penstock_forked
+        said = command("start", "--head", "--num-cpus", "2", "--directory", str(self.directory))
         self.pid = int(said.split("(pid ")[1].split(")")[0])
 
     def family(self) -> list[int]:
@@ -66,7 +98,7 @@ def standing(
     finally:
         engine.shutdown()
         if alive(node.pid):
-            penstock("stop", "--address", node.address)
+            penstock_forked("stop", "--address", node.address)
         eventually(lambda: not alive(node.pid))
 
 
@@ -397,7 +429,7 @@ def test_a_node_without_descriptors_lets_nobody_in_and_lives(standing: Standing)
     engine.init(address=standing.address)
     open_ones = set(map(int, os.listdir(f"/proc/{standing.pid}/fd")))
     following = min(set(range(len(open_ones) + 1)) - open_ones)
-    _soft, hard = resource.prlimit(standing.pid, resource.RLIMIT_NOFILE)
+    soft, hard = resource.prlimit(standing.pid, resource.RLIMIT_NOFILE)
     # What is kept back stays: a worker that is just being started needs some of it.
     resource.prlimit(standing.pid, resource.RLIMIT_NOFILE, (following, hard))
     log = standing.directory / LOG
@@ -411,6 +443,7 @@ def test_a_node_without_descriptors_lets_nobody_in_and_lives(standing: Standing)
 
         eventually(is_full)  # the node may have had something open while we looked
         assert engine.cluster_resources()["CPU"] == 2
+    resource.prlimit(standing.pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_directory_that_others_may_enter_is_refused(

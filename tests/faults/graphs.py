@@ -12,7 +12,7 @@ from graph.algorithms.cdlp import LabelPropagation
 from graph.algorithms.pagerank import PageRank
 from graph.algorithms.sssp import DeltaStepping
 from graph.algorithms.wcc import Afforest
-from tests.faults.jobs import die_once
+from tests.faults.deaths import die_once
 
 __all__ = ["DEATHS", "MORTALS", "Walk"]
 

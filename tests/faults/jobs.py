@@ -5,8 +5,6 @@ Light on imports: the processes of a job import this module to find its function
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,8 +18,9 @@ import pyarrow.parquet as pq
 from pyarrow.compute import field as col
 
 import streaming as st
+from tests.faults.deaths import die_once
 
-__all__ = ["EVENTS", "die_once", "job_of", "model", "output_of", "write_input"]
+__all__ = ["EVENTS", "job_of", "model", "output_of", "write_input"]
 
 EVENTS = 20_000
 
@@ -36,15 +35,6 @@ def write_input(folder: Path, events: int = EVENTS) -> None:
     for number, (begin, end) in enumerate(((0, 40), (40, 50), (50, 100))):
         part = table.slice(begin * events // 100, (end - begin) * events // 100)
         pq.write_table(part, folder / f"in-{number}.parquet", row_group_size=events // 20)
-
-
-def die_once(marks: Path, point: str) -> None:
-    """Kill this process with SIGKILL, the first time that `point` is reached by anybody."""
-    try:
-        os.close(os.open(marks / point, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return  # it has been reached before
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Mortal(st.Sink):

@@ -5,10 +5,12 @@ SIM_FIRST in the environment moves the new seeds: `SIM_FIRST=$RANDOM make test A
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ from tests.sim.world import Failed, World, run
 FIRST = int(os.environ.get("SIM_FIRST", "0"))
 FRESH, CHUNK = 200, 25
 KEPT = kept()
+# The run of a seed, for all tests that need no second one.
+first_run = functools.cache(run)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +54,7 @@ def collect() -> Iterator[None]:
 @pytest.mark.parametrize("first", range(FIRST, FIRST + FRESH, CHUNK))
 def test_fresh_seeds(first: int) -> None:
     for seed in range(first, first + CHUNK):
-        run(seed)
+        first_run(seed)
 
 
 @pytest.mark.parametrize("at", range(0, len(KEPT), CHUNK))
@@ -61,23 +65,24 @@ def test_seeds_that_have_failed_once(at: int) -> None:
 
 def test_the_same_seed_is_the_same_run() -> None:
     for seed in range(FIRST, FIRST + 40):
-        assert run(seed).digest == run(seed).digest, f"seed {seed}"
+        assert run(seed).digest == first_run(seed).digest, f"seed {seed}"
 
 
 def test_the_same_seed_is_the_same_run_in_any_process() -> None:
     """Whatever order its sets and its addresses have."""
     arguments = [sys.executable, "-m", "tests.sim", "--seeds", "40", "--digests"]
-    found = {
-        subprocess.run(
+    runs = [
+        subprocess.Popen(
             arguments,
             cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": salt},
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
-            check=True,
-        ).stdout
+        )
         for salt in ("0", "1", "4711")
-    }
+    ]
+    found = {one.communicate()[0] for one in runs}
+    assert not any(one.returncode for one in runs)
     assert len(found) == 1
     assert len(found.pop().split()) == 80
 
@@ -177,8 +182,19 @@ MISTAKES = SHORT | SEVERAL | {
 }  # fmt: skip
 
 
+# Where the search for a mistake begins that few seeds show. When the simulator draws otherwise,
+# others will: then it only takes longer.
+BEGIN_AT = {
+    "what a call carries may move": 1146,
+    "a borrower gives up what it looks at": 933,
+    "requests of the dead are kept": 119,
+    "replies do not wait for registrations": 1096,
+}
+
+
 def _run_all(count: int, mistake: str) -> None:
-    for seed in range(count):
+    first = BEGIN_AT.get(mistake, 0)
+    for seed in (*range(first, count), *range(first)):
         if mistake in SHORT and not World(seed).faults.on["little memory"]:
             continue
         if mistake not in SEVERAL or World(seed).several:
@@ -198,7 +214,7 @@ def test_a_failed_seed_is_told_and_kept(
 ) -> None:
     monkeypatch.setattr(HeadMachine, "_tell", _nothing)
     out = tmp_path / "seeds.txt"
-    assert main(["--seeds", "40"], out) == 1
+    assert main(["--seeds", "12"], out) == 1
     told = capsys.readouterr().out
     assert f"seed {kept(out)[0]} failed at" in told
     assert "faults drawn" in told
@@ -208,6 +224,6 @@ def test_a_failed_seed_is_told_and_kept(
 def test_marks_are_names_that_something_hits() -> None:
     names = required()
     assert len(names) == len(set(names))
-    hit = sum((run(seed).marks for seed in range(150)), start=run(150).marks)
+    hit = sum((first_run(seed).marks for seed in range(150)), start=Counter[str]())
     assert len([name for name in names if hit[name]]) > 0.8 * len(names)
     assert SEEDS.exists()

@@ -405,7 +405,7 @@ class Owner:
             self.dispatch.enqueue(task)
 
     def _close(self, task: Task) -> None:
-        if task.brings and (task.actor is None or task.id not in task.actor.in_flight):
+        if task.brings and not (task.answered and task.id in task.actor.in_flight):
             self._unload(task)
         if task.answered:
             task.actor_ref = None

@@ -344,3 +344,15 @@ def test_the_last_words_of_an_actor_that_has_ended_hold_nothing(desk: Desk) -> N
     desk.owner.handle(WORKER, Keep(client.id, 2, [desk.new()]), 0.0)
     assert not desk.take(Holding)
     assert not desk.owner._checkpoint_refs
+
+
+def test_a_call_that_fails_with_its_actors_process_lets_go_of_what_it_carried(desk: Desk) -> None:
+    unloaded: list[Task] = []
+    desk.owner._unload = unloaded.append  # type: ignore[method-assign]
+    client = desk.actor()
+    desk.owner.handle(NODE, ActorChanged(client.id, "alive", WORKER), 0.0)
+    task = desk.call(client)
+    task.brings = True
+    desk.owner.handle(NODE, ActorChanged(client.id, "restarting"), 0.0)
+    assert desk.outcome(task.id) == "ActorUnavailableError"
+    assert unloaded == [task]

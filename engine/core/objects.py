@@ -67,6 +67,8 @@ class ObjectTable:
         self.make_refs = make_refs
         self.spill = SpillMachine(self.entries, send, free)
         self._fetches = 0
+        # Set when nothing can come any more: what is pending from then on is this error.
+        self.gone: Value | None = None
         self.errors = 0  # values that were errors, ever: tells a waiter that it is worth a look
         self.unsettled: dict[bytes, int] = {}  # registrations not yet confirmed, by object
         self._after: list[tuple[set[bytes], bytes, Any]] = []
@@ -111,7 +113,7 @@ class ObjectTable:
         """We were lent an object: a reference to it now exists here, and its owner knows."""
         entry = self.entries.get(object_id)
         if entry is None:
-            entry = self.entries[object_id] = Entry(1)
+            entry = self.entries[object_id] = Entry(1, self.gone)
         else:
             entry.local += 1
         entry.registered += 1
@@ -170,7 +172,7 @@ class ObjectTable:
         entry = self.entries.get(object_id)
         if entry is None or (entry.value is not None and entry.value.block != block):
             return  # its place is another one by now
-        entry.value = entry.keep = None  # the owner lets go of what it contains as well
+        entry.value, entry.keep = self.gone, None  # the owner lets go of what it contains as well
         self._fetches += 1
         entry.fetching = self._fetches
         self._send(owner_of(object_id), Lost(object_id, block, why, entry.fetching))
@@ -184,7 +186,7 @@ class ObjectTable:
             entry.local += 1
             return
         owner = owner_of(object_id)
-        entry = self.entries[object_id] = Entry(1)
+        entry = self.entries[object_id] = Entry(1, self.gone)
         if owner == self.me:
             # Ours, and already released: a holder kept it longer than it was registered.
             entry.value = encode_failure(

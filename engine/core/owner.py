@@ -265,9 +265,9 @@ class Owner:
         self._fail(task, _cancelled(task))
 
     def _register(self, task: Task) -> None:
-        add = self.objects.add
+        add, gone = self.objects.add, self.objects.gone
         for object_id in task.returns:
-            add(object_id).task = task
+            add(object_id, gone).task = task
         self.unfinished += 1
         self.unfinished_bytes += task.nbytes
 
@@ -539,8 +539,11 @@ class Owner:
         self._fail(task, encode_failure(kind, text, quote(message.words)))
 
     def node_died(self, cause: str) -> None:
-        """The node is gone: everything pending fails, nobody waits."""
-        failure = encode_failure("NodeDiedError", f"the node process {cause}")
+        """The node is gone: everything pending fails, and what is submitted later; nobody waits.
+
+        The news may come while a call that was begun before it is on its way here.
+        """
+        failure = self.objects.gone = encode_failure("NodeDiedError", f"the node process {cause}")
         self.delayed.clear()
         for object_id, entry in list(self.objects.entries.items()):
             if entry.value is None:

@@ -65,6 +65,8 @@ class ItemStreams:
         """A new stream for a task that is about to be submitted and whose object exists."""
         stream = self.streams[task.id] = ItemStream(task, window)
         self._objects.when_ready(task.id, lambda value: self._end(stream, value))
+        if (value := self._objects.gone) is not None:
+            self._end(stream, value)
         return stream
 
     def on_item(self, worker: bytes, message: Item) -> None:

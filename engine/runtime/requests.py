@@ -117,7 +117,7 @@ class Requests:
         runtime = self._runtime
         object_id = runtime.ids.new()
         with runtime.lock:
-            runtime.owner.objects.add(object_id)
+            runtime.owner.objects.add(object_id, runtime.owner.objects.gone)
             self._promised[self._send(what, args)] = object_id, value
             runtime.reactor.flush()
         return ObjectRef(object_id)

@@ -341,3 +341,25 @@ def test_creating_an_actor_leaves_the_budget_as_it_was(failed: bool) -> None:
     value = encode_failure("ObjectLostError", "gone") if failed else Value(b"v")
     world.owner.objects.resolve(missing, value)
     assert (world.owner.unfinished, world.owner.unfinished_bytes) == (0, 0)
+
+
+def test_what_is_begun_after_the_node_has_died_fails_too() -> None:
+    world = _World(4)
+    owner, ids = world.owner, world.ids
+    owner.node_died("is gone")  # heard while the arguments of these were being stored
+    task = Task(Call(ids.new(), b"f", b"", 1), "f", [], 0, world.shape)
+    task.returns = [task.id]
+    owner.submit(task)
+    call = Task(ActorCall(ids.new(), ACTOR, "m", b"", -2, 1), "A.m", [], 0, None)
+    call.returns = [call.id]
+    owner.call(world.client, call)
+    items = Task(Call(ids.new(), b"g", b"", -1), "g", [], 0, world.shape)
+    items.returns = [items.id]
+    stream = owner.submit_stream(items, 4, None)
+    borrowed = b"another-" + bytes(8)
+    owner.objects.hold(borrowed)
+    assert stream.finished
+    for one in [task.id, call.id, items.id, stream.ready[0], borrowed]:
+        value = owner.objects.entries[one].value
+        assert value is not None
+        assert decode_failure(value).kind == "NodeDiedError"

@@ -8,14 +8,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 import engine
-from engine.exceptions import GetTimeoutError
+from engine.core.messages import ChannelFrame
+from engine.core.values import Value
+from engine.exceptions import GetTimeoutError, ObjectLostError
 from engine.topology import Checkpoints, InlineHandle, Member, Topology, forward
 from engine.topology.deploy import ProcessHandle
 from engine.topology.durable import read_whole
 from engine.topology.errors import LostSenderError
+from engine.topology.frames import Data
+from engine.topology.process import MemberActor
 from tests.engine.support import eventually, gone, kill9
 from tests.faults.support import member_pids
 from tests.topology.members import HandClock, Numbers, Relay
@@ -148,3 +153,28 @@ def test_the_outside_failing_ends_an_inline_run(tmp_path: Path) -> None:
 def test_a_state_file_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot be read: .*No such file"):
         read_whole(tmp_path / "state", 10, "")
+
+
+def test_what_went_with_its_senders_memory_has_never_come() -> None:
+    """A frame is there and its value is not: the sender is dead, and will come back alone."""
+    dead = {b"address"}
+
+    def lost(*_: Any) -> Any:
+        raise ObjectLostError("the segment is gone")
+
+    actor: Any = SimpleNamespace(
+        _runtime=SimpleNamespace(
+            values=SimpleNamespace(materialise=lost),
+            owner=SimpleNamespace(is_dead=dead.__contains__),
+        ),
+        _copies={(1, 0): 7}, _addresses={7: b"address"}, _torn=set(), _stale=0, _is_local=True,
+    )  # fmt: skip
+    frame = msgspec.msgpack.encode(Data(1, 0, 5, 10, 80, 1))
+    item = ChannelFrame(b"topology", 3, frame, Value(b""))
+    assert MemberActor._unpack(actor, item) is None
+    assert MemberActor._unpack(actor, item) is None, "nor what follows it"
+    assert (actor._torn, actor._stale) == ({7}, 2)
+    dead.clear()
+    actor._torn.clear()
+    with pytest.raises(ObjectLostError):  # it lives: that is no death of a copy
+        MemberActor._unpack(actor, item)

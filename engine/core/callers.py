@@ -327,14 +327,17 @@ class Callers:
         """Only what is part of an order counts: it will be told of to the next process, and what
         comes behind it is numbered after it. What it carries is still read there.
         """
-        task = client.in_flight.get(task_id)
-        if task is None or client.retained is None or not applied:
+        retained, task = client.retained, client.in_flight.get(task_id)
+        if retained is None or not applied:
             return None
-        if task.answered or task.call.seq < 0:
+        if task is None:  # it waits for the next process
+            task = next((one for one in client.queue if one.id == task_id), None)
+        if task is None or task.answered or task.call.seq < 0:
             return None
-        task = self.on_done(client.id, task_id)
-        if task is not None:
-            client.in_flight[task_id] = task
+        task.answered = True
+        retained.answered = task.call.seq
+        if retained.skipped:
+            retained.pass_over(self._log(client.id), self.identity or self._me)
         return task
 
     # ------------------------------------------------------------------ replay

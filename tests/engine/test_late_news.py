@@ -25,6 +25,7 @@ from engine.core.messages import (
     Holding,
     Item,
     Keep,
+    Order,
     Returned,
     Settled,
 )
@@ -356,3 +357,19 @@ def test_a_call_that_fails_with_its_actors_process_lets_go_of_what_it_carried(de
     desk.owner.handle(NODE, ActorChanged(client.id, "restarting"), 0.0)
     assert desk.outcome(task.id) == "ActorUnavailableError"
     assert unloaded == [task]
+
+
+def test_an_answer_counts_that_comes_when_the_call_waits_for_the_next_process(desk: Desk) -> None:
+    """What the actor tells of its order behind it is numbered after it."""
+    client = desk.owner.callers.client(desk.new(), "A", False, True)
+    desk.owner.handle(NODE, ActorChanged(client.id, "alive", WORKER), 0.0)
+    task = desk.call(client)
+    desk.owner.handle(NODE, ActorChanged(client.id, "restarting"), 0.0)
+    desk.owner.handle(WORKER, Done(task.id, b"answer"), 0.0)
+    desk.owner.handle(WORKER, Order(client.id, 2, [(OTHER, 0, 1)], 0, []), 0.0)
+    assert desk.outcome(task.id) == "ok"
+    known = desk.owner.callers.known_orders()[client.id]
+    assert known == (1, [(ME, 0, 1), (OTHER, 0, 1)], 0, [])
+    desk.take(ActorCall)
+    desk.owner.handle(NODE, ActorChanged(client.id, "alive", THIRD), 0.0)
+    assert [(peer, call.id) for peer, call in desk.take(ActorCall)] == [(THIRD, task.id)]

@@ -240,8 +240,9 @@ class Callers:
         if client.retained is not None:
             self._resend(client, client.retained)
             return
-        again = []
-        for task in client.in_flight.values():
+        in_flight, again = list(client.in_flight.values()), []
+        client.in_flight.clear()  # what is failed here is over, and so is what it carried
+        for task in in_flight:
             if task.cancelled:
                 text = f"{task.name} was cancelled; its actor {client.cause} meanwhile"
                 self._fail(task, encode_failure("TaskCancelledError", text))
@@ -258,7 +259,6 @@ class Callers:
                     "restarted. Set max_task_retries to run such calls again."
                 )
                 self._fail(task, encode_failure("ActorUnavailableError", text))
-        client.in_flight.clear()
         client.queue.extendleft(reversed(again))
 
     def _resend(self, client: ActorClient, retained: Retained) -> None:

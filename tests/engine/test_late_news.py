@@ -337,6 +337,22 @@ def test_a_late_answer_leaves_alone_what_the_call_carries(desk: Desk, replayed: 
     assert not client.in_flight
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_a_call_carries_may_move_when_its_actor_is_made_again_without_it(
+    desk: Desk, cancelled: bool
+) -> None:
+    unloaded: list[Task] = []
+    desk.owner._unload = unloaded.append  # type: ignore[method-assign]
+    client = desk.actor()
+    desk.owner.handle(NODE, ActorChanged(client.id, "alive", WORKER), 0.0)
+    task = desk.call(client)
+    task.brings, task.cancelled = True, cancelled
+    desk.owner.handle(NODE, ActorChanged(client.id, "restarting", b""), 0.0)
+    kind = "TaskCancelledError" if cancelled else "ActorUnavailableError"
+    assert desk.outcome(task.id) == kind
+    assert unloaded == [task]
+
+
 def test_the_last_words_of_an_actor_that_has_ended_hold_nothing(desk: Desk) -> None:
     client = desk.actor()
     desk.owner.handle(WORKER, Keep(client.id, 1, [desk.new()]), 0.0)

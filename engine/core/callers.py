@@ -172,16 +172,20 @@ class Callers:
     def _push(self, client: ActorClient, task: Task) -> None:
         if task.brings:
             self._load(task)
-        if client.retained is None and not self.identity:
-            task.call.seq = client.seq
-            client.seq += 1
-        else:
+        call, retained = task.call, client.retained
+        if self.identity or (retained is not None and call.seq != UNNUMBERED):
             self._number(client, task)
+        else:  # nearly always, and worth a short way
+            call.seq = client.seq
+            client.seq += 1
+            if retained is not None:
+                retained.on_sent(task)
+                call.acked = retained.answered
         client.in_flight[task.id] = task
         task.worker = client.process
         for part in task.parts:
             self._send(client.process, part)
-        self._send(client.process, task.call)
+        self._send(client.process, call)
 
     def _number(self, client: ActorClient, task: Task) -> None:
         """A call's number stays the same however often it is sent."""

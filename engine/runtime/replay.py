@@ -68,6 +68,8 @@ class Replay:
         self._seconds = every if isinstance(every, float) else None
         self._look_at = self._calls_max if self._seconds is None else 0
         self._due = 0.0
+        self._quick = every is not None  # new calls of processes are applied, without a question
+        self.wakes = self._seconds is not None  # `next_wake` may name a time
         self._gone: list[bytes] = []  # callers that are dead and that no checkpoint covers yet
         self._unwanted: set[bytes] = set()  # cancelled before it was known if they were applied
         self._turn: Any = None  # the caller whose call is being applied
@@ -92,20 +94,21 @@ class Replay:
     def take(self, peer: bytes, call: ActorCall) -> None:
         """A call is at the head of the worker's queue."""
         seq = call.seq
-        if self._unwanted and self.recovery is None and call.id in self._unwanted:
-            if seq == READS or not self._known_already(peer, call):
-                self._drop(peer, call)
-            return
+        if self._quick and seq >= 0 and not call.caller:  # the usual case, worth a short way
+            ledger = self.ledger
+            known = ledger.begin_if_new(peer, seq, call.acked)
+            if known is not None:
+                self._turn, self._turn_id = known, call.id
+                self._worker.run_call(peer, call)
+                if ledger.applied >= self._look_at or self._news:
+                    self.look()
+                return
         if self.recovery is None:
-            if self.checkpoints is not None and seq >= 0 and not call.caller:
-                known = self.ledger.begin_if_new(peer, seq, call.acked)
-                if known is not None:  # the usual case, worth a short way
-                    self._turn, self._turn_id = known, call.id
-                    self._worker.run_call(peer, call)
-                    if self.ledger.applied >= self._look_at or self._news:
-                        self.look()
-                    return
-            self._apply(peer, call)
+            if call.id in self._unwanted:
+                if seq == READS or not self._known_already(peer, call):
+                    self._drop(peer, call)
+            else:
+                self._apply(peer, call)
             return
         if seq != READS and self._known_already(peer, call):
             return
@@ -152,10 +155,12 @@ class Replay:
         if not any(getattr(call, "id", None) == call_id for call in waiting):
             return False
         self._unwanted.add(call_id)
+        self._quick = False
         return True
 
     def _drop(self, peer: bytes, call: ActorCall) -> None:
         self._unwanted.discard(call.id)
+        self._choose_way()
         self._execution.cancelled(peer, call, us=-1)
 
     def go_on(self) -> None:
@@ -172,6 +177,11 @@ class Replay:
                 self._apply(*item)
         if recovery is not None and recovery.finished:
             self.recovery = None
+            self._choose_way()
+
+    def _choose_way(self) -> None:
+        self._quick = self.checkpoints is not None and self.recovery is None and not self._unwanted
+        self.wakes = self.recovery is not None or self._seconds is not None
 
     def on_reply(self, peer: bytes, message: Any) -> bytes:
         """An answer is about to leave: keep it, and see to it that its receiver knows the order.
@@ -377,6 +387,7 @@ class Replay:
             self._look_at = 0
         if not witnesses:
             self.recovery = None
+        self._choose_way()
         self.go_on()
         return rebuild(cls, form, state)
 

@@ -227,7 +227,7 @@ class Worker:
             concurrent = self.concurrent
             if channel is not None:
                 reactor.wait_until(self._has_work, channel.next_wake())
-            elif self.replay is not None and concurrent is None:
+            elif self.replay is not None and self.replay.wakes and concurrent is None:
                 if not reactor.wait_until(self._has_work, self.replay.next_wake()):
                     self.replay.on_time()
             elif concurrent is not None:

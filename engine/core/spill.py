@@ -73,7 +73,9 @@ class SpillMachine:
 
     `free(block)` gives a block back to its holder. `work(WRITE, id, memory block)` and
     `work(READ, id, disk block)` have a copy made; `on_written` and `on_read` follow; so does
-    `on_copied` after `work(COPY, id, disk block)`, which makes a spare copy on disk.
+    `on_copied` after `work(COPY, id, disk block)`, which makes a spare copy on disk. They are given
+    that very block back as `source`: an object released meanwhile may have been made again, in
+    another place or in the same, and what was copied is not it.
     """
 
     def __init__(
@@ -187,10 +189,10 @@ class SpillMachine:
         self._free(block)
         return False
 
-    def on_copied(self, object_id: bytes, block: Block | None) -> None:
+    def on_copied(self, object_id: bytes, source: Block, block: Block | None) -> None:
         """There is a second copy again of an object that is to have one; None: it failed."""
-        held = self.held.get(object_id)
-        if held is not None and held.state == _COPYING:
+        held = self._at_work(object_id, source, _COPYING)
+        if held is not None:
             held.state, held.spare = _RESTING, block
         elif block is not None:
             self._free(block)
@@ -334,10 +336,17 @@ class SpillMachine:
             if held.state == _WRITING or now - held.since < _PATIENCE_SECONDS
         )
 
-    def on_written(self, object_id: bytes, block: Block, now: float) -> None:
-        """The copy on disk is there."""
+    def _at_work(self, object_id: bytes, source: Block, state: int) -> _Held | None:
+        """The object of which a copy was made; None if it was released meanwhile, or lost."""
         held = self.held.get(object_id)
-        if held is None or held.state != _WRITING:  # released meanwhile, or lost
+        if held is None or held.state != state:
+            return None
+        return held if source is (held.memory if state == _WRITING else held.disk) else None
+
+    def on_written(self, object_id: bytes, source: Block, block: Block, now: float) -> None:
+        """The copy on disk is there."""
+        held = self._at_work(object_id, source, _WRITING)
+        if held is None:
             self._free(block)
             return
         self.trouble = ""
@@ -347,12 +356,11 @@ class SpillMachine:
         self._moving.discard(object_id)
         self._leave(object_id, held, now)
 
-    def on_write_failed(self, object_id: bytes, why: str, again: float) -> None:
+    def on_write_failed(self, object_id: bytes, source: Block, why: str, again: float) -> None:
         """No copy could be made; the object stays in memory. Nothing is written before `again`."""
-        held = self.held.get(object_id)
+        held = self._at_work(object_id, source, _WRITING)
         if held is not None:  # else it was released, which may be why
-            if held.state == _WRITING:
-                held.state = _RESTING
+            held.state = _RESTING
             self._moving.discard(object_id)
             self.trouble, self.wait_until = why, again
 
@@ -432,11 +440,11 @@ class SpillMachine:
 
     # ------------------------------------------------------------------ back into memory
 
-    def on_read(self, object_id: bytes, block: Block | None) -> None:
+    def on_read(self, object_id: bytes, source: Block, block: Block | None) -> None:
         """The copy in memory is there; None: there was no room, or it could not be read."""
         self._reading = b""
-        held = self.held.get(object_id)
-        if held is None or held.state != _READING:  # released meanwhile, or lost
+        held = self._at_work(object_id, source, _READING)
+        if held is None:
             if block is not None:
                 self._free(block)
             return

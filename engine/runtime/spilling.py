@@ -118,9 +118,9 @@ class Spilling:
                 again, why = perf_counter() + runtime.config.spill_retry_seconds, str(error)
         with runtime.lock:
             if copy is not None:
-                machine.on_written(object_id, copy, perf_counter())
+                machine.on_written(object_id, block, copy, perf_counter())
             else:
-                machine.on_write_failed(object_id, why, again)
+                machine.on_write_failed(object_id, block, why, again)
         self.relieve()
 
     def _copy(self, object_id: bytes, block: Block) -> None:
@@ -135,7 +135,7 @@ class Spilling:
                     "other could be made: %s", error,
                 )  # fmt: skip
         with self._runtime.lock:
-            self._machine.on_copied(object_id, copy)
+            self._machine.on_copied(object_id, block, copy)
 
     def _read(self, object_id: bytes, block: Block) -> None:
         """Bring an object back if there is memory to spare."""
@@ -150,7 +150,7 @@ class Spilling:
                     values.free(copy)
                 copy = None
         with self._runtime.lock:
-            self._machine.on_read(object_id, copy)
+            self._machine.on_read(object_id, block, copy)
             self._runtime.reactor.flush()
 
     def close(self) -> None:

@@ -118,15 +118,16 @@ class SpillProcess(Process):
 
     def copy(self, works: bool, now: float) -> None:
         """Finish the oldest copy."""
-        kind, object_id, _block = self.jobs.popleft()
+        kind, object_id, block = self.jobs.popleft()
         if kind == WRITE:
             if not works:
-                self.machine.on_write_failed(object_id, "full", now + 1.0)
+                self.machine.on_write_failed(object_id, block, "full", now + 1.0)
             else:
-                self.machine.on_written(object_id, self.network.disk_block(self.id, object_id), now)
+                copy = self.network.disk_block(self.id, object_id)
+                self.machine.on_written(object_id, block, copy, now)
         else:
-            copy = self.network.new_block(self.id, object_id) if works else None
-            self.machine.on_read(object_id, copy)
+            place = self.network.new_block(self.id, object_id) if works else None
+            self.machine.on_read(object_id, block, place)
 
     def handle(self, peer: bytes, message: Any) -> None:
         kind = type(message)

@@ -242,7 +242,7 @@ class Table:
         kind, object_id, block = self.jobs.pop(0)
         assert kind == WRITE
         copy = Block(-1, block.offset, block.size, self.me, 7)
-        self.machine.on_written(object_id, copy, 0.0)
+        self.machine.on_written(object_id, block, copy, 0.0)
         return copy
 
 
@@ -271,7 +271,7 @@ def test_a_copy_on_disk_is_made_once() -> None:
     kind, _, block = one.jobs.pop()
     assert (kind, block) == (READ, disk)
     again = Block(1, 9, 64, ME)
-    one.machine.on_read(object_id, again)
+    one.machine.on_read(object_id, block, again)
     assert one.at(object_id) == again
     one.machine.spill(1, 0.0)
     assert not one.jobs
@@ -279,6 +279,24 @@ def test_a_copy_on_disk_is_made_once() -> None:
     assert one.freed == [memory, again]
     one.table.release(object_id)
     assert one.freed == [memory, again, disk]
+
+
+def test_a_copy_of_what_was_made_again_meanwhile_does_not_count() -> None:
+    one = Table()
+    object_id = one.add()
+    first = one.at(object_id)
+    one.machine.spill(1, 0.0)
+    _, _, source = one.jobs.pop()
+    one.table.release(object_id)  # the copy may be torn from now on
+    one.count -= 1
+    assert one.add() == object_id
+    one.machine.spill(1, 0.0)
+    torn = Block(-1, 0, 64, ME, 8)
+    one.machine.on_written(object_id, source, torn, 0.0)
+    assert one.freed == [first, torn]
+    assert one.at(object_id) == first  # the same place, with another value
+    disk = one.write()
+    assert one.at(object_id) == disk
 
 
 def test_nothing_is_brought_back_while_memory_is_short_and_one_at_a_time() -> None:
@@ -295,7 +313,7 @@ def test_nothing_is_brought_back_while_memory_is_short_and_one_at_a_time() -> No
     for object_id, place in zip(ids, places, strict=True):
         one.machine.look(object_id, place)
     assert len(one.jobs) == 1
-    one.machine.on_read(one.jobs.pop()[1], None)  # there was no room
+    one.machine.on_read(*one.jobs.pop()[1:], None)  # there was no room
     one.machine.look(ids[1], places[1])
     assert len(one.jobs) == 1
 
@@ -304,7 +322,7 @@ def test_after_a_failure_nothing_is_written_for_a_while() -> None:
     one = Table()
     ids = [one.add() for _ in range(2)]
     one.machine.spill(64, 0.0)
-    one.machine.on_write_failed(one.jobs.pop()[1], "the disk is full", 5.0)
+    one.machine.on_write_failed(*one.jobs.pop()[1:], "the disk is full", 5.0)
     assert one.machine.trouble == "the disk is full"
     assert one.machine.spillable(1000, 4.9) == 0
     one.machine.spill(1000, 4.9)

@@ -379,6 +379,7 @@ class Process(Requests):
         elif kind is Attach:
             self._on_answer(message)
         elif kind is Reply:
+            self.values.pieces.pop(message.number, None)  # its node died before the last one
             self._on_reply(message)
         elif kind is SegmentDropped:
             self.values.drop_mappings(message.segments)

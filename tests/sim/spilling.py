@@ -151,7 +151,8 @@ class Spilling:
 
         def data() -> bytes:
             # What is released meanwhile may be torn: nobody will see that copy.
-            return memory.read(block) if object_id in machine.held else b"torn"
+            held = machine.held.get(object_id)
+            return memory.read(block) if held and held.memory is block else b"torn"
 
         copy = None
         again, why = machine.wait_until, machine.trouble
@@ -164,10 +165,10 @@ class Spilling:
         self._world.faults.at_point(home, "a copy made", 20)
         if copy is not None:
             self._world.mark("spilled" if object_id in machine.held else "spilled in vain")
-            machine.on_written(object_id, copy, clock.now)
+            machine.on_written(object_id, block, copy, clock.now)
         else:
             self._world.mark("a copy could not be made")
-            machine.on_write_failed(object_id, why, again)
+            machine.on_write_failed(object_id, block, why, again)
         self.relieve()
 
     def _read(self, object_id: bytes, block: Block) -> Steps:
@@ -179,7 +180,8 @@ class Spilling:
             try:
                 yield from values.reach(block)
                 yield faults.disk_seconds()
-                if object_id in self._machine.held:
+                held = self._machine.held.get(object_id)
+                if held is not None and held.disk is block:
                     if faults.disk_fails():
                         raise Failure("ObjectLostError", "cannot be read")
                     values.fill(copy, self._world.memory.read(block), home.id)
@@ -190,5 +192,5 @@ class Spilling:
             self._world.mark("no room to read a value back")
         faults.at_point(home, "a copy made", 20)
         self._world.mark("read back" if copy is not None else "not read back")
-        self._machine.on_read(object_id, copy)
+        self._machine.on_read(object_id, block, copy)
         home.flush()

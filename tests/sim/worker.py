@@ -541,6 +541,8 @@ class Worker(User):
         return Value(encode([error.kind, error.text]).data, error=ERROR_USER)
 
     def _fail(self, peer: bytes, call: Any, error: Failure, start: float) -> None:
+        if self.replay is not None:
+            self.world.keepers.on_failed(self, call)
         self._send(peer, DoneMany(call.id, [self._error(error)], self._us(start)))
 
     def _send(self, peer: bytes, message: Any) -> None:

@@ -41,6 +41,7 @@ __all__ = ["epoch_costs", "latency", "main", "round_trip", "throughput"]
 COLUMNS = 8
 ROW_BYTES = 8 * COLUMNS
 DISTINCT_BATCHES = 8  # so that the sender's cache does not hold all it sends
+BATCHES_MIN = 2  # however slow: there is no rate of fewer
 SHARES = (50, 95, 99, 99.9)
 PIPE_BYTES_MAX = 1 << 30
 PARTS = ("throughput", "latency", "epochs")
@@ -84,7 +85,7 @@ class Sender(Member):
         """One batch a call: the loop asks again while there is credit."""
         now = time.perf_counter()
         self.end = self.end or now + self.seconds
-        if now >= self.end:
+        if now >= self.end and self.sent >= BATCHES_MIN:
             self.ctx.finish()
             return False
         self.ctx.emit(self.next_batch())
@@ -160,7 +161,7 @@ def pipe_throughput(rows: int, seconds: float) -> dict[str, float]:
 def _pipe_sender(connection: Connection[Any, Any], rows: int, seconds: float) -> None:
     batches = [batch_of(rows, seed) for seed in range(DISTINCT_BATCHES)]
     end, sent = time.perf_counter() + seconds, 0
-    while time.perf_counter() < end:
+    while time.perf_counter() < end or sent < BATCHES_MIN:
         connection.send_bytes(batches[sent % DISTINCT_BATCHES].serialize())
         sent += 1
     connection.send_bytes(b"")

@@ -54,6 +54,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Libraries that count what is left at the end would tell of all that."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """The engine on two CPUs, shared by every test of the session that asks for it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import zlib
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from engine.core.journal import (
 from engine.core.store import SegmentBook
 from engine.core.values import Block, Value
 from engine.runtime import journal
+from engine.runtime.checkpoint_memory import memory_of, read_memory
 from engine.runtime.journal import JOURNAL, JournalFile
 from tests.engine.support import eventually
 from tests.engine.test_store_machine import Edge
@@ -333,24 +333,20 @@ def test_checkpoints_are_files_with_checksums(tmp_path: Path, lost: bool) -> Non
     file = _open(tmp_path)
     _write(file, ActorMade(b"x", b"create"))
     for number in (1, 2):
-        fd = os.memfd_create("test")
         data = b"state%d" % number
-        os.write(fd, data)
         found = Checkpoint(b"x", number, len(data), zlib.crc32(data))
-        file.write([], ["end"], [(found, fd)])
+        file.write([], ["end"], [(found, memory_of(found, data))])
         eventually(lambda: file.done)
         file.done.clear()
-    torn = os.memfd_create("test")
-    os.write(torn, b"state3")
-    file.write([], ["end"], [(Checkpoint(b"x", 3, 6, 1), torn)])  # written to meanwhile
+    torn = Checkpoint(b"x", 3, 6, 1)
+    file.write([], ["end"], [(torn, memory_of(torn, b"state3"))])  # written to meanwhile
     eventually(lambda: file.done)
     file.close()
     assert len(list(tmp_path.glob("checkpoint-*"))) == 1
     again = _open(tmp_path)
     assert again.state.checkpoints[b"x"].number == 2
-    fd = again.load(again.state.checkpoints[b"x"])
-    assert os.pread(fd, 10, 0) == b"state2"
-    os.close(fd)
+    found = again.state.checkpoints[b"x"]
+    assert read_memory(again.load(found), found) == b"state2"
     again.close()
     (path,) = tmp_path.glob("checkpoint-*")
     if lost:

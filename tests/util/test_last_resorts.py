@@ -66,7 +66,8 @@ def test_a_worker_that_dies_while_it_is_asked_for_its_work(tmp_path: Path) -> No
 
     def stop_at_first(number: int) -> int:
         if number == 1500:  # in the midst of a batch
-            (tmp_path / "pid").write_text(str(os.getpid()))
+            (tmp_path / "writing").write_text(str(os.getpid()))
+            (tmp_path / "writing").rename(tmp_path / "pid")
             os.kill(os.getpid(), signal.SIGSTOP)
         return number
 
@@ -77,6 +78,7 @@ def test_a_worker_that_dies_while_it_is_asked_for_its_work(tmp_path: Path) -> No
         made.map(stop_at_first, range(1000))  # so that large batches are used
         result = made.map_async(stop_at_first, range(1000, 2000))
         eventually(asked, SECONDS)
+        eventually((tmp_path / "pid").exists, SECONDS)
         kill9(int((tmp_path / "pid").read_text()))
         with pytest.raises(ActorDiedError):
             result.get(SECONDS)

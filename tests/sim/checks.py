@@ -64,6 +64,8 @@ def error_is_excused(world: World, expect: Expect, error: Failure) -> None:
         failing = any(one.value is None for one in closure)  # of its constructor, perhaps
         good = world.deaths > 0 or world.workload.actors_ended or failing
         good = good or "an argument of its constructor" in text  # which is looked at by itself
+        # An actor that has ended, as it should, takes those with it that it has made.
+        good = good or ("its creator (pid" in text and world.actors_ended > 0)
     else:
         good = kind in _OF_DEATHS and (
             world.deaths + world.actors_ended > 0 or not world.node.alive

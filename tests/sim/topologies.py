@@ -292,8 +292,12 @@ class _Run:
         kind = self._draw.choice(["crash", "program", "power"])
         self._mark(f"topology: {kind}")
         if kind == "crash":
-            handle.crash()
-            return handle
+            try:
+                handle.crash()
+            except OSError:  # whether a failed commit counts cannot be settled: the job ends
+                self._mark("topology: no room to go on")
+            else:
+                return handle
         handle._with_checkpoints().directory.close()  # the kernel releases its locks
         if kind == "power":
             self._disk.fail()

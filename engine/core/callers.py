@@ -21,7 +21,8 @@ from typing import Any
 from engine.core.control import ActorChanged, Connect, LookupActor
 from engine.core.dispatch import Task
 from engine.core.ids import short
-from engine.core.messages import Cancel, Covered, Order, ReplayAsk, ReplayOffer
+from engine.core.messages import ActorCall, Cancel, Covered, Order, ReplayAsk, ReplayOffer
+from engine.core.numbering import Received, Taken
 from engine.core.order import OrderLog
 from engine.core.retention import UNNUMBERED, Retained
 from engine.core.values import Value, decode_failure, encode_failure
@@ -98,6 +99,10 @@ class Callers:
         self.identity = b""
         self.acked: dict[bytes, int] = {}  # by actor: answers that our own checkpoint covers
         self.numbers: dict[bytes, int] = {}  # by actor: next number, from our own checkpoint
+        self.taken = Taken()  # numbers of our calls in earlier lives
+        self.next_order: Callable[[], int] = lambda: 0  # for `ActorCall.order`
+        # Set when an actor that is replayed calls the one that this process runs.
+        self.received: Received | None = None
         self.is_dead: Callable[[bytes], bool] = lambda process: False  # known to this process
         self._asks: list[tuple[bytes, ReplayAsk]] = []  # wait for deaths to become known
         # Processes of actors that have ended, until their deaths are known: last words may come.
@@ -131,10 +136,13 @@ class Callers:
             self._push(client, task)
         elif client.state == "dead":
             self._fail(task, self._death(client, task))
-        elif task.missing and client.overtaking:
-            client.aside[task.id] = task
         else:
-            client.queue.append(task)
+            if self.identity:
+                task.call.order = self.next_order()
+            if task.missing and client.overtaking:
+                client.aside[task.id] = task
+            else:
+                client.queue.append(task)
 
     def submit_again(self, client: ActorClient, task: Task) -> None:
         """A call that raised is to run again: before those behind it, which may depend on it."""
@@ -191,6 +199,8 @@ class Callers:
         """A call's number stays the same however often it is sent."""
         call, retained = task.call, client.retained
         if call.seq == UNNUMBERED:
+            if self.identity:
+                self._place(client, call)
             call.seq = client.seq
             client.seq += 1
             if retained is not None:
@@ -202,6 +212,37 @@ class Callers:
                 self.before_effect(client.process)
         elif retained is not None:
             call.acked = retained.answered
+
+    def _place(self, client: ActorClient, call: ActorCall) -> None:
+        """Say within which of our own calls it is made; its number is not one that is taken."""
+        if not call.order:
+            call.order = self.next_order()
+        if self.taken:
+            self._step_over(client, self.taken.first(client.id, call.order))
+
+    def _step_over(self, client: ActorClient, number: int) -> None:
+        """Our next call has at least this number: those before it are of calls that are lost."""
+        retained = client.retained
+        if retained is not None and number > client.seq:
+            retained.skipped.update(range(client.seq, number))
+            retained.pass_over(self._log(client.id), self.identity)
+        client.seq = max(client.seq, number)
+
+    def step_over_taken(self) -> None:
+        """All of our own order is replayed: no call to come is one of those that are known."""
+        for actor, number in self.taken.pass_all().items():
+            client = self.actors.get(actor)
+            if client is None:
+                self.numbers[actor] = max(self.numbers.get(actor, 0), number)
+            else:
+                self._step_over(client, number)
+
+    def on_received(self, call: ActorCall) -> None:
+        """A replayed actor calls the one that this process runs."""
+        if self.received is None:
+            self.received = Received()
+        if call.seq >= 0:
+            self.received.note(call.actor, call.caller, call.order, call.seq, call.acked)
 
     def on_changed(self, message: ActorChanged) -> None:
         """The head reports a new state."""
@@ -430,8 +471,12 @@ class Callers:
         actor, log = covered.actor, OrderLog(covered.order, covered.event)
         if actor in self.actors or actor in self.logs:
             log = self._log(actor)
-        known = Order(actor, *log.known())
-        self._send(peer, ReplayOffer(known, self.identity))
+        known, received = Order(actor, *log.known()), self.received
+        if received is None:
+            self._send(peer, ReplayOffer(known, self.identity))
+        else:
+            offer = ReplayOffer(known, self.identity, received.actor, received.of(actor))
+            self._send(peer, offer)
 
     def waits_for(self) -> list[bytes]:
         """Processes whose deaths have to become known here: somebody waits for that."""

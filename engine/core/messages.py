@@ -146,7 +146,8 @@ class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
 
     To an actor with checkpoints a call that only reads has `seq` -1. `acked`: the caller has the
     answers up to this number. `caller` is set when the caller is itself an actor that is replayed:
-    then its calls keep their numbers across its deaths.
+    then its calls keep their numbers across its deaths, and `order` says within which of its own
+    calls this one was made: it is the number that the next one gets in the caller's order.
     """
 
     id: bytes
@@ -162,6 +163,7 @@ class ActorCall(msgspec.Struct, array_like=True, gc=False, tag=3):
     acked: int = -1
     caller: bytes = b""
     submitted: float = 0.0
+    order: int = 0
 
 
 class Order(msgspec.Struct, array_like=True, gc=False, tag=140):
@@ -200,10 +202,15 @@ class ReplayAsk(msgspec.Struct, array_like=True, gc=False, tag=142):
 
 
 class ReplayOffer(msgspec.Struct, array_like=True, gc=False, tag=143):
-    """The answer: what the sender knows of the order. `sender`: the replayed actor it runs."""
+    """The answer: what the sender knows of the order. `sender`: the replayed actor it runs.
+
+    `made` are calls that it has received of the actor that asks, which had called actor `called`.
+    """
 
     known: Order
     sender: bytes = b""
+    called: bytes = b""
+    made: list[tuple[int, int, int]] = []
 
 
 class Keep(msgspec.Struct, array_like=True, gc=False, tag=147):

@@ -28,6 +28,7 @@ from engine.core.messages import (
     ReplayAsk,
     ReplayOffer,
 )
+from engine.core.numbering import Made, Received
 from engine.core.recovery import Recovery
 from engine.core.retention import READS
 from engine.core.values import Value
@@ -52,6 +53,7 @@ __all__ = ["Gone", "Replay"]
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
+_received = msgspec.msgpack.Decoder(tuple[bytes, dict[bytes, list[Made]]]).decode
 
 
 class Replay:
@@ -71,6 +73,7 @@ class Replay:
         self._quick = every is not None  # new calls of processes are applied, without a question
         self.wakes = self._seconds is not None  # `next_wake` may name a time
         self._gone: list[bytes] = []  # callers that are dead and that no checkpoint covers yet
+        self._hurry = False  # a checkpoint is due as soon as it can be
         self._unwanted: set[bytes] = set()  # cancelled before it was known if they were applied
         self._turn: Any = None  # the caller whose call is being applied
         self._turn_id = b""
@@ -84,6 +87,7 @@ class Replay:
             self.checkpoints = Checkpoints(self._runtime, actor_id)
             callers = self._runtime.owner.callers
             callers.identity = actor_id
+            callers.next_order = lambda: self.ledger.log.end + 1
             callers.before_effect = self._before_call_to
             callers.on_death = self._on_death
             callers.on_move = self._note
@@ -177,6 +181,8 @@ class Replay:
                 self._apply(*item)
         if recovery is not None and recovery.finished:
             self.recovery = None
+            with self._runtime.lock:
+                self._runtime.owner.callers.step_over_taken()
             self._choose_way()
 
     def _choose_way(self) -> None:
@@ -301,7 +307,7 @@ class Replay:
         applied = self.ledger.applied
         if applied and self._seconds is not None and perf_counter() >= self._due:
             return True
-        return applied >= self._calls_max or bool(applied and self._gone)
+        return applied >= self._calls_max or bool(applied and (self._gone or self._hurry))
 
     def write(self) -> None:
         """Take a checkpoint now."""
@@ -309,13 +315,16 @@ class Replay:
         assert checkpoints is not None
         with self._runtime.lock:  # whoever waits for the last answer need not wait for this
             self._runtime.reactor.flush()
+            received = None if callers.received is None else _encode(callers.received.snapshot())
+        self._hurry = False
         numbers = callers.numbering()
         saved = ledger.snapshot(pack_answers)
         logs = callers.known_orders()
         calls = retained_calls(self._runtime)
         following = {one: known.next - 1 for one, known in ledger.callers.items()}
         self._pending = (saved["order"], saved["events"], following, numbers)
-        checkpoints.write((saved, numbers, logs, calls, *capture(self._execution.actor)))
+        state = capture(self._execution.actor)
+        checkpoints.write((saved, numbers, logs, calls, received, *state))
         ledger.applied = 0
         if not checkpoints.under_way:
             self._on_safe()
@@ -344,7 +353,7 @@ class Replay:
             if self.ledger.callers[process].next - 1 == following.get(process):
                 self._gone.remove(process)
                 self.ledger.forget(process, process)
-        if not self._gone and self._seconds is None:
+        if not self._gone and not self._hurry and self._seconds is None:
             self._look_at = self._calls_max
         acked = self._runtime.owner.callers.acked
         acked.update((one, number - 1) for one, number in numbers.items())
@@ -360,8 +369,11 @@ class Replay:
 
     def restore(self, cls: type, message: Restore, fd: int) -> Any:
         """The actor as it was at its last checkpoint; the calls since then will be replayed."""
-        saved, numbers, logs, calls, form, state = read_checkpoint(message, fd)
+        saved, numbers, logs, calls, received, form, state = read_checkpoint(message, fd)
         runtime = self._runtime
+        if received is not None:
+            with runtime.lock:
+                runtime.owner.callers.received = Received(*_received(received))
         self.ledger.restore(saved, unpack_answers)
         runtime.owner.callers.restore(numbers, logs)
         restore_calls(runtime, calls)
@@ -403,6 +415,10 @@ class Replay:
             # What it has called nobody else can have applied again: soon a checkpoint covers it.
             self._gone.append(message.process)
             self._look_at = 0
+        if type(message) is Gone and message.process in self._processes.values():
+            # What it had called here in calls that died with it, its next life does not make again.
+            self._hurry = True
+            self._look_at = 0
         recovery = self.recovery
         if recovery is not None:
             if type(message) is Gone:
@@ -411,6 +427,8 @@ class Replay:
                 self._on_move(recovery, message)
             elif type(message) is ReplayOffer:
                 known, sender = message.known, message.sender or peer
+                with self._runtime.lock:
+                    self._runtime.owner.callers.taken.add(message.called, message.made)
                 recovery.on_offer(sender, known.first, known.runs, known.event, known.events)
             self.go_on()
         if self.checkpoints is not None:
@@ -438,6 +456,7 @@ class Replay:
     def _on_death(self, process: bytes) -> None:
         """A process has died. Under the lock, on any thread."""
         concerned = self.recovery is not None or process in self.ledger.callers
+        concerned = concerned or process in self._processes.values()
         if self.checkpoints is not None and self.checkpoints.on_death(process):
             self._news = concerned = True
         if concerned:
@@ -446,7 +465,8 @@ class Replay:
     def _concerned(self) -> list[bytes]:
         """The processes whose death matters here. Under the lock, on any thread."""
         recovery = self.recovery
-        found = [*self.ledger.callers, *(recovery.counts_on() if recovery is not None else ())]
+        found = [*self.ledger.callers, *self._processes.values()]
+        found += (recovery.counts_on() if recovery is not None else ())
         return [owner_of(self.actor_id), *(one for one in found if len(one) == PROCESS_BYTES)]
 
     def _note(self, message: Any) -> None:

@@ -103,8 +103,12 @@ class Worker:
     def on_message(self, peer: bytes, message: Any) -> None:
         """A message for an executor, under the lock, on whichever thread serves."""
         kind = type(message)
-        if kind is Call or kind is ActorCall or kind is CreateActor:
-            if kind is ActorCall and message.details is not None and message.details.group:
+        if kind is Call or kind is CreateActor:
+            self.queue.append((peer, message))
+        elif kind is ActorCall:
+            if message.caller:
+                self.runtime.owner.callers.on_received(message)
+            if message.details is not None and message.details.group:
                 self._on_group_call(peer, message)
             else:
                 self.queue.append((peer, message))

@@ -6,6 +6,9 @@ both are the answer. Whatever dies when, the state at the end has every call of 
 once, each caller's in order, but for those that were cancelled before they ran, and each with the
 number and the event that its answer named. Callers die too, together with the actor: then what they
 have called since the last checkpoint is gone, and nothing of the others has changed.
+
+The actor calls another one, within its calls and besides: each such call is applied once, in the
+order in which it was made, and gets its own answer, also those made after others that were lost.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from engine.core.messages import ActorCall, Cancel, Covered, Order, ReplayAsk, R
 from engine.core.recovery import Recovery
 from engine.core.retention import UNNUMBERED
 
-ACTOR = b"actor---actor---"
+ACTOR, TARGET = b"actor---actor---", b"target--target--"
 NODE = b"node----"
 CANCELLED = (0, 0)
 
@@ -97,22 +100,66 @@ class ActorProcess:
         self.queue: deque[Any] = deque()
         self.out: deque[Any] = deque()
         self.recovery: Recovery | None = None
+        self.callers = Callers(
+            self.name, NODE, lambda to, message: self.out.append((to, message)), self._failed,
+            lambda task: None,
+        )
+        self.callers.identity = ACTOR
+        self.callers.next_order = lambda: self.ledger.log.end + 1
+        self.callers.before_effect = self._before_call_to
         if checkpoint is not None:
-            state, saved = checkpoint
+            state, saved, numbers, logs, calls = checkpoint
             self.state = dict(state)
             self.ledger.restore(saved)
-            self.recovery = Recovery(self.ledger.log, {one.name for one in world.callers}, 1e9)
-            for one in world.callers:
-                known = self.ledger.callers.get(one.name)
+            self.callers.restore(numbers, logs)
+            witnesses = {*(one.name for one in world.callers), world.target.name}
+            self.recovery = Recovery(self.ledger.log, witnesses, 1e9)
+            for witness in sorted(witnesses):
+                known = self.ledger.callers.get(witness)
                 seq = -1 if known is None else known.next - 1
                 covered = Covered(ACTOR, saved["order"], saved["events"], seq)
-                self.out.append((one.name, ReplayAsk(covered)))
+                self.out.append((witness, ReplayAsk(covered)))
+        self.client = self.callers.client(TARGET, "B", False, world.target.ledger.ordered)
+        if checkpoint is not None:
+            for call in calls:
+                again = ActorCall(call.id, TARGET, "m", call.args, UNNUMBERED)
+                self.callers.restore_call(self.client, Task(again, "B.m", [], 0, None), call.seq)
+        self.callers.on_changed(ActorChanged(TARGET, "alive", world.target.name))
+
+    def _failed(self, task: Task, value: Any) -> None:
+        raise AssertionError("no call may fail")
+
+    def _before_call_to(self, process: bytes) -> None:
+        lacks = self.ledger.before_effect(process)
+        if lacks is not None:
+            self.out.append((process, Order(ACTOR, *lacks)))
+
+    def call_target(self, name: bytes) -> None:
+        """Call the other actor; it is to apply a call of this name."""
+        call = ActorCall(self.name + name, TARGET, "m", name, UNNUMBERED)
+        task = Task(call, "B.m", [call.id], 0, None)
+        task.actor = self.client
+        self.callers.submit(self.client, task)
+
+    def hear_target(self, message: Any) -> None:
+        """The other actor answers, or tells of its order."""
+        if type(message) is Order:
+            self.callers.on_order(message)
+        elif type(message) is Covered:
+            self.callers.on_covered(message)
+        elif type(message) is ReplayOffer:
+            self.queue.append((self.world.target.name, message))
+        else:
+            task = self.callers.on_done(TARGET, message[0])
+            if task is not None:
+                assert message[1] == task.call.args, "answered with the answer of another call"
 
     def step(self) -> None:
         peer, message = self.queue.popleft()
         if type(message) is ReplayOffer:
             known = message.known
             assert self.recovery is not None
+            self.callers.taken.add(message.called, message.made)
             self.recovery.on_offer(peer, known.first, known.runs, known.event, known.events)
         elif type(message) is Cancel:
             pass  # there is no such call any more
@@ -131,6 +178,7 @@ class ActorProcess:
                     self._apply(*item)
         if recovery is not None and recovery.finished:
             self.recovery = None
+            self.callers.step_over_taken()
 
     def cancel(self, call_id: bytes) -> None:
         """As `Replay.cancel` and `Cancelling`, without waiting for the queue."""
@@ -170,6 +218,8 @@ class ActorProcess:
         assert order not in self.state
         events = [self._event() for _ in range(call.id[-1] % 3)]
         self.state[order] = peer, call.seq, sum(events)
+        for name in calls_within(peer, call.seq):
+            self.call_target(name)
         answer = known.answers[call.seq] = order, sum(events)
         lacks = self.ledger.before_answer(peer)
         if lacks is not None:
@@ -178,18 +228,97 @@ class ActorProcess:
 
     def checkpoint(self) -> None:
         """Take one and have it kept at once."""
-        saved = self.ledger.snapshot()
-        self.world.checkpoint = (dict(self.state), saved)
+        saved, numbers = self.ledger.snapshot(), self.callers.numbering()
+        retained = self.client.retained
+        calls = [] if retained is None else list(retained.calls)
+        logs = {
+            actor: (first, list(runs), event, list(events))
+            for actor, (first, runs, event, events) in self.callers.known_orders().items()
+        }
+        self.world.checkpoint = (dict(self.state), saved, numbers, logs, calls)
+        self.callers.acked.update((one, number - 1) for one, number in numbers.items())
         self.ledger.covered(saved["order"], saved["events"])
         for process in self.ledger.told():
             seq = self.ledger.callers[process].next - 1 if process in self.ledger.callers else -1
             self.out.append((process, Covered(ACTOR, saved["order"], saved["events"], seq)))
 
 
+def calls_within(caller: bytes, seq: int) -> list[bytes]:
+    """What the actor calls the other one with while it applies a call."""
+    return [b"%s %06d %d" % (caller, seq, at) for at in range(seq * 7 // 3 % 3)]
+
+
+class Target:
+    """The actor that the actor calls. It lives on."""
+
+    name = b"targetprocess"
+
+    def __init__(self, ordered: bool) -> None:
+        self.ledger = Ledger(ordered)
+        self.applied: list[bytes] = []
+        self.numbers: list[int] = []  # of these calls
+        self.peer = b""  # the process of the actor that called last
+        self.queue: deque[tuple[bytes, Any]] = deque()
+        self.out: deque[Any] = deque()
+        self.callers = Callers(
+            self.name, NODE, lambda to, message: self.out.append((to, message)),
+            lambda task, value: None, lambda task: None,
+        )  # fmt: skip
+
+    def receive(self, peer: bytes, message: Any) -> None:
+        """A message has come; calls wait for their turn."""
+        kind = type(message)
+        if kind is ActorCall:
+            self.callers.on_received(message)
+            self.queue.append((peer, message))
+        elif kind is Order:
+            self.callers.on_order(message)
+        elif kind is Covered:
+            self.callers.on_covered(message)
+        else:
+            self.callers.on_replay_ask(peer, message)
+
+    def step(self) -> None:
+        """Take the next call."""
+        peer, call = self.queue.popleft()
+        ledger = self.ledger
+        if peer != self.peer and ledger.ordered:
+            self.peer, seq = peer, ledger.covered_of(ACTOR)
+            if seq >= 0:
+                log = ledger.log
+                self.out.append((peer, Covered(TARGET, log.start, log.event_start, seq)))
+        what = ledger.arrive(call.caller, call.seq, call.acked, (peer, call.id))
+        assert what != SKIPPED, "a call of an earlier number came later"
+        if what == APPLY:
+            self.applied.append(call.args)
+            self.numbers.append(call.seq)
+            ledger.begin(call.caller, call.seq).answers[call.seq] = call.args
+        answer = ledger.answer(call.caller, call.seq)
+        tell = ledger.before_answer if what == APPLY else ledger.before_effect
+        lacks = tell(peer) if ledger.ordered else None
+        if lacks is not None:
+            self.out.append((peer, Order(TARGET, *lacks)))
+        self.out.append((peer, (call.id, call.args if answer is None else answer)))
+
+    def checkpoint(self) -> None:
+        """As if it had taken one that was kept at once; it is never needed."""
+        if not self.ledger.ordered:
+            return
+        order = self.ledger.log.end
+        self.ledger.covered(order, 0)
+        following = self.ledger.callers[ACTOR].next - 1 if ACTOR in self.ledger.callers else -1
+        for process in self.ledger.told():
+            self.out.append((process, Covered(TARGET, order, 0, following)))
+
+
 class World:
     """Lines between callers and the actor, and what happens next."""
 
     def __init__(self, seed: int, callers_die: bool) -> None:
+        self.target = Target(ordered=seed % 2 == 0)
+        self.to_target: deque[Any] = deque()
+        self.from_target: deque[Any] = deque()
+        self.besides = 0
         self.random = random.Random(seed)
         self.callers_die = callers_die
         self.checkpoint: Any = None
@@ -212,7 +341,14 @@ class World:
                     self.to_actor[one.name].append(message)
         while self.actor.out:
             to, message = self.actor.out.popleft()
-            self.to_caller[to].append(message)
+            if to in self.to_caller:
+                self.to_caller[to].append(message)
+            elif to == self.target.name:
+                self.to_target.append(message)
+        while self.target.out:
+            to, message = self.target.out.popleft()
+            if to == self.actor.name:
+                self.from_target.append(message)
 
     def crash(self) -> None:
         """The actor dies; a random part of what it had written still arrives."""
@@ -226,6 +362,12 @@ class World:
             line.clear()
             self.to_actor[one.name].clear()
             one.out.clear()
+        for _ in range(self.random.randint(0, len(self.to_target))):
+            self.target.receive(self.actor.name, self.to_target.popleft())
+        self.to_target.clear()
+        self.from_target.clear()
+        if self.random.random() < 0.5:
+            self.target.queue.clear()  # the calls of a dead process
         self.lives += 1
         self.actor = ActorProcess(self, self.lives, self.checkpoint)
         for one in self.callers:
@@ -238,6 +380,16 @@ class World:
             self.actor.cancel(message.id)
         else:
             self.actor.queue.append((name, message))
+
+    def _call_besides(self) -> None:
+        """A call that only reads calls the other actor: it comes in no replay."""
+        self.besides += 1
+        self.actor.call_target(b"besides %d" % self.besides)
+
+    def _is_settled(self) -> bool:
+        """Whether the actor may take a checkpoint."""
+        actor = self.actor
+        return actor.recovery is None and not actor.client.pending
 
     def step(self, calls: bool, crash: float, checkpoint: float) -> bool:
         """Something happens; False when nothing is left to happen."""
@@ -254,15 +406,34 @@ class World:
                 choices += [lambda one=one: one.receive(self.to_caller[one.name].popleft())] * 2
         if self.actor.queue:
             choices += [self.actor.step] * 4
+        if calls and self.actor.recovery is None and self.random.random() < 0.1:
+            choices.append(self._call_besides)
+        if self.to_target:
+            arrive = lambda: self.target.receive(self.actor.name, self.to_target.popleft())  # noqa: E731
+            choices += [arrive] * 3
+        if self.from_target:
+            choices += [lambda: self.actor.hear_target(self.from_target.popleft())] * 3
+        if self.target.queue:
+            choices += [self.target.step] * 3
         if not choices:
             return False
         if self.random.random() < crash:
             self.crash()
-        elif self.random.random() < checkpoint and self.actor.recovery is None:
+        elif self.random.random() < checkpoint and self._is_settled():
             self.actor.checkpoint()
+        elif self.random.random() < checkpoint / 2:
+            self.target.checkpoint()
         else:
             self.random.choice(choices)()
         return True
+
+
+def check_known_order(world: World, seed: int) -> None:
+    """What the actor knows of the other one's order is the order in which that applied calls."""
+    first, runs, _event, _events = world.actor.callers.known_orders().get(TARGET, (1, [], 0, []))
+    known = [seq + at for caller, seq, count in runs if caller == ACTOR for at in range(count)]
+    if world.target.ledger.ordered:
+        assert known == world.target.numbers[first - 1 :][: len(known)], f"seed {seed}: not so"
 
 
 @pytest.mark.parametrize("callers_die", [False, True])
@@ -291,6 +462,14 @@ def test_every_call_is_applied_once_and_as_its_answer_says(block: int, callers_d
             assert retained is not None
             assert not retained.skipped
             assert retained.answered == one.made - 1
+        applied = world.target.applied
+        assert len(set(applied)) == len(applied), f"seed {seed}: applied twice to the other"
+        calls = [name for _, (peer, seq, _e) in sorted(state.items())
+                 for name in calls_within(peer, seq)]  # fmt: skip
+        wanted = set(calls)
+        assert calls == [name for name in applied if name in wanted], f"seed {seed}: not all"
+        assert not world.actor.client.pending, f"seed {seed}: unanswered by the other"
+        check_known_order(world, seed)
         for one in world.dead:
             mine = [seq for name, seq, _event in state.values() if name == one.name]
             assert mine == sorted(set(mine)), f"seed {seed}: a dead caller's, out of order"

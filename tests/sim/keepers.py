@@ -364,7 +364,6 @@ class Keepers:
 
     def _settle(self, user: User, actor: _Actor) -> Steps:
         """Wait until all calls have come to the actor; read its history."""
-        made = self._made(actor)
         for _ in range(_LOOKS):
             try:
                 ref = yield from user.call(actor.handle, "all", [""], reads=True)
@@ -373,7 +372,7 @@ class Keepers:
                 checks.error_is_excused(self.world, Expect(None), error)
                 actor.dead = True
                 return
-            there = set(actor.history)
+            there, made = set(actor.history), self._made(actor)
             missing = actor.book.missing(actor.history, self.world)
             missing += [one for one, (_who, _at, must) in made.items() if must and one not in there]
             if not missing:
@@ -401,8 +400,9 @@ class Keepers:
             for which, target in enumerate(other.targets):
                 if target is not actor or other.dead:
                     continue
+                well = other.kept or self.world.is_well(other.handle.client.process)
                 for place, (name, told) in enumerate(other.seen):
-                    good = not told or type(told[which][0]) is int
+                    good = well and (not told or type(told[which][0]) is int)
                     made[f"{name}/{which}"] = other, place * 8 + which, good
         return made
 

@@ -25,6 +25,7 @@ from engine.core.messages import (
     ReplayAsk,
     ReplayOffer,
 )
+from engine.core.numbering import Made, Received
 from engine.core.recovery import Recovery
 from engine.core.retention import READS
 from engine.core.values import ERROR_NONE, Value
@@ -39,6 +40,7 @@ __all__ = ["Gone", "Replay"]
 
 _OWN = "\0own"  # begins a list that stands for a reference to an object of the actor's own
 _values = msgspec.msgpack.Decoder(list[Value]).decode
+_received = msgspec.msgpack.Decoder(tuple[bytes, dict[bytes, list[Made]]]).decode
 
 
 class Replay:
@@ -55,6 +57,7 @@ class Replay:
         self._look_at = self._calls_max if self._seconds is None else 0
         self._due = 0.0
         self._gone: list[bytes] = []
+        self._hurry = False
         self._unwanted: dict[bytes, None] = {}
         self._turn: Any = None
         self._turn_id = b""
@@ -68,6 +71,7 @@ class Replay:
             self.checkpoints = Checkpoints(worker, actor_id)
             callers = worker.owner.callers
             callers.identity = actor_id
+            callers.next_order = lambda: self.ledger.log.end + 1
             callers.before_effect = self._before_call_to
             callers.on_death = self._on_death
             callers.on_move = self._note
@@ -162,6 +166,7 @@ class Replay:
             self._world.mark("an actor was replayed")
             self._world.keepers.on_replayed(self.actor_id, recovery)
             self.recovery = None
+            self._worker.owner.callers.step_over_taken()
 
     def on_reply(self, peer: bytes, message: Any) -> bytes:
         """As `Replay.on_reply`."""
@@ -268,7 +273,7 @@ class Replay:
         applied = self.ledger.applied
         if applied and self._seconds is not None and self._world.clock.now >= self._due:
             return True
-        return applied >= self._calls_max or bool(applied and self._gone)
+        return applied >= self._calls_max or bool(applied and (self._gone or self._hurry))
 
     def write(self) -> Steps:
         """As `Replay.write`."""
@@ -276,6 +281,7 @@ class Replay:
         callers, checkpoints = worker.owner.callers, self.checkpoints
         assert checkpoints is not None
         worker.world.faults.at_point(worker, "taking a checkpoint", 10)
+        self._hurry = False
         numbers = callers.numbering()
         order, event = ledger.log.end, ledger.log.event_end
         following = {one: known.next - 1 for one, known in ledger.callers.items()}
@@ -290,7 +296,11 @@ class Replay:
 
     def _content(self, numbers: dict[bytes, int]) -> Steps:
         saved = self.ledger.snapshot()
-        logs = self._worker.owner.callers.known_orders()
+        callers = self._worker.owner.callers
+        logs = callers.known_orders()
+        received = None
+        if callers.received is not None:
+            received = msgspec.msgpack.encode(callers.received.snapshot())
         calls = yield from self._retained_calls()
         state = yield from self._freeze(self._worker.actor.state())
         told = []
@@ -304,7 +314,7 @@ class Replay:
                     frozen = yield from self._freeze(list(refs))
                     kept.append([seq, msgspec.msgpack.encode(values), list(blobs), frozen])
             told.append([one, following, acked, kept])
-        return [saved["order"], saved["events"], told, numbers, logs, calls, state]
+        return [saved["order"], saved["events"], told, numbers, logs, calls, received, state]
 
     def _retained_calls(self) -> Steps:
         """As `checkpoints.retained_calls`."""
@@ -395,7 +405,7 @@ class Replay:
             if self.ledger.callers[process].next - 1 == following.get(process):
                 self._gone.remove(process)
                 self.ledger.forget(process, process)
-        if not self._gone and self._seconds is None:
+        if not self._gone and not self._hurry and self._seconds is None:
             self._look_at = self._calls_max
         acked = worker.owner.callers.acked
         acked.update((one, number - 1) for one, number in numbers.items())
@@ -413,7 +423,10 @@ class Replay:
         found, worker = message.checkpoint, self._worker
         if len(memory.data) != found.size or crc32(memory.data) != found.check:
             raise Violation(f"checkpoint {found.number} was written to after it was kept")
-        order, events, told, numbers, logs, calls, state = worker.decode(memory.data)
+        content = worker.decode(memory.data)
+        order, events, told, numbers, logs, calls, received, state = content
+        if received is not None:
+            worker.owner.callers.received = Received(*_received(received))
         self._world.faults.at_point(worker, "restoring", 10)
         saved: dict[str, Any] = {"order": order, "events": events, "callers": {}}
         for one, following, acked, kept in told:
@@ -478,6 +491,9 @@ class Replay:
         if type(message) is Gone and message.process in self.ledger.callers:
             self._gone.append(message.process)
             self._look_at = 0
+        if type(message) is Gone and message.process in self._processes.values():
+            self._hurry = True
+            self._look_at = 0
         recovery = self.recovery
         if recovery is not None:
             self._world.faults.at_point(self._worker, "hearing of the order", 10)
@@ -487,6 +503,7 @@ class Replay:
                 self._on_move(recovery, message)
             elif type(message) is ReplayOffer:
                 known, sender = message.known, message.sender or peer
+                self._worker.owner.callers.taken.add(message.called, message.made)
                 recovery.on_offer(sender, known.first, known.runs, known.event, known.events)
             yield from self.go_on()
         if self.checkpoints is not None:
@@ -512,6 +529,7 @@ class Replay:
 
     def _on_death(self, process: bytes) -> None:
         concerned = self.recovery is not None or process in self.ledger.callers
+        concerned = concerned or process in self._processes.values()
         if self.checkpoints is not None and self.checkpoints.on_death(process):
             self._news = concerned = True
         if concerned:
@@ -520,7 +538,8 @@ class Replay:
     def _concerned(self) -> list[bytes]:
         """As `Replay._concerned`."""
         recovery = self.recovery
-        found = [*self.ledger.callers, *(recovery.counts_on() if recovery is not None else ())]
+        found = [*self.ledger.callers, *self._processes.values()]
+        found += (recovery.counts_on() if recovery is not None else ())
         return [owner_of(self.actor_id), *(one for one in found if len(one) == PROCESS_BYTES)]
 
     def _note(self, message: Any) -> None:

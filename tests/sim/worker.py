@@ -102,6 +102,8 @@ class Worker(User):
         """As `Worker.on_message`."""
         kind = type(message)
         if kind is Call or kind is ActorCall or kind is CreateActor:
+            if kind is ActorCall and message.caller:
+                self.owner.callers.on_received(message)
             self.queue.append((peer, message))
         elif kind is Dependencies:
             self.parts.setdefault(message.id, []).extend(message.deps)

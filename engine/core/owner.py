@@ -56,6 +56,7 @@ from engine.core.messages import (
 )
 from engine.core.objects import ObjectTable
 from engine.core.rebuild import Rebuild
+from engine.core.retention import note_unread
 from engine.core.streams import ItemStream, ItemStreams
 from engine.core.trust import Trusts
 from engine.core.values import (
@@ -297,8 +298,11 @@ class Owner:
     def _check_deps(self, task: Task) -> bool:
         """All values have come. False when one is an error, which becomes the task's own.
 
-        One may be lost again: then the executor asks for it, and waits.
+        One may be lost again: then the executor asks for it, and waits. A call that was answered
+        goes whatever has become of them: its actor has to know that it cannot be had.
         """
+        if task.answered:
+            return True
         entries = self.objects.entries
         for object_id in task.deps or ():
             value = entries[object_id].value
@@ -353,13 +357,15 @@ class Owner:
             if any(value.contains for value in values):
                 self._send(worker, Settled(message.id))
             return
-        if values and values[0].error != ERROR_NONE and self._retry(task, values[0]):
-            self._run_again(task)
-            return
         keep, deps, in_block = task.keep, task.deps, False
-        self._close(task)
         if values and values[0].error != ERROR_NONE:
+            if self._retry(task, values[0]):
+                self._run_again(task)
+                return
+            if task.answered:
+                note_unread(task.call, values[0])
             values = [values[0]] * max(1, len(task.returns))
+        self._close(task)
         contained: list[bytes] = []
         for object_id, value in zip(task.returns, values, strict=False):
             self.objects.resolve(object_id, value)
@@ -416,7 +422,7 @@ class Owner:
 
     def _fail(self, task: Task, value: Value) -> None:
         if task.answered:
-            return  # it was to be sent again for a replay, and cannot: the replay counts it
+            return  # it is kept for a replay only: nobody waits for it
         if value.error == ERROR_SYSTEM:
             failure = decode_failure(value)
             self._note(task, failure.kind, failure.text)

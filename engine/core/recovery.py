@@ -50,6 +50,13 @@ class Recovery:
         self._event += 1
         return events[self._event - 1][1]
 
+    def contradicts(self, unread: bool) -> bool:
+        """Whether what has been seen is denied if the call that is being applied changes nothing.
+
+        Its arguments are lost. `unread`: they were already when it was answered first.
+        """
+        return self.in_order and not unread
+
     def counts_on(self) -> list[bytes]:
         """Whose death matters: those whose answers or calls may still be wanted."""
         return [*self.waiting, *self._living]

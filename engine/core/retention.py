@@ -9,16 +9,38 @@ from __future__ import annotations
 from bisect import bisect_right
 from operator import attrgetter
 
-from engine.core.dispatch import Task
-from engine.core.messages import ActorCall
-from engine.core.order import OrderLog, Run
+from msgspec import structs
 
-__all__ = ["READS", "UNNUMBERED", "Retained"]
+from engine.core.dispatch import Task
+from engine.core.messages import ActorCall, Details
+from engine.core.order import OrderLog, Run
+from engine.core.values import ERROR_SYSTEM, Value, decode_failure
+
+__all__ = ["READS", "UNNUMBERED", "Retained", "is_unread", "mark_unread", "note_unread"]
 
 _number = attrgetter("seq")
 
 # `ActorCall.seq` of a call that only reads, and of one that was never sent.
 READS, UNNUMBERED = -1, -2
+
+
+def is_unread(call: ActorCall) -> bool:
+    """Whether a call was answered before, namely that its arguments are lost."""
+    return call.details is not None and call.details.unread
+
+
+def mark_unread(call: ActorCall) -> None:
+    """Should the call be sent again, its actor is to know that it has changed nothing."""
+    call.details = structs.replace(call.details or Details(), unread=True)
+
+
+def note_unread(call: ActorCall, answer: Value) -> None:
+    """A call that is kept was answered with an error: `mark_unread` if that was a lost argument.
+
+    What user code raises comes as its own error; of the engine's there is but one more.
+    """
+    if answer.error == ERROR_SYSTEM and decode_failure(answer).kind != "TaskCancelledError":
+        mark_unread(call)
 
 
 class Retained:

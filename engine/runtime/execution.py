@@ -147,7 +147,7 @@ class Execution:
         """Run a call on this thread and answer it."""
         runtime = self.runtime
         outer, runtime.running = runtime.running, call
-        self.begun = start = perf_counter()
+        self.begun = start = ready = perf_counter()
         try:
             if isinstance(call, Call):
                 function = self._functions.get(call.key) or self.definition(call.key)
@@ -165,7 +165,6 @@ class Execution:
                 result = function(*args, **kwargs)
                 del args, kwargs
             else:
-                ready = start
                 result = function()
         except ArgumentMissing:  # what this worker has may be needed to make it again
             runtime.running = outer
@@ -177,7 +176,8 @@ class Execution:
             return
         except BaseException as error:  # user code may raise anything; it becomes the result
             runtime.running = outer
-            self.fail(peer, call, error, start)
+            reading = ready is start and bool(call.args or call.large)
+            self.fail(peer, call, error, start, reading)
             return
         runtime.running = outer
         if call.returns == STREAMING:
@@ -409,13 +409,21 @@ class Execution:
         return values, refs
 
     def fail(
-        self, peer: bytes, call: Call | ActorCall, error: BaseException, start: float
+        self,
+        peer: bytes,
+        call: Call | ActorCall,
+        error: BaseException,
+        start: float,
+        reading: bool = False,
     ) -> None:
-        """Answer a call with an error."""
+        """Answer a call with an error; `reading`: it came from its arguments, nothing has run."""
         end = perf_counter()
         self.consumed.pop(call.id, None)
         self.note(call, start, end, describe(error))
-        value = self.error_value(error, self.title(call))
+        if reading and self.replay is not None and isinstance(error, EngineError):
+            value = self.replay.on_unread(call, error)
+        else:
+            value = self.error_value(error, self.title(call))
         self.send(peer, DoneMany(call.id, [value], int((end - start) * 1e6)))
 
     def error_value(self, error: BaseException, title: str) -> Value:

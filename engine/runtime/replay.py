@@ -30,9 +30,9 @@ from engine.core.messages import (
 )
 from engine.core.numbering import Made, Received
 from engine.core.recovery import Recovery
-from engine.core.retention import READS
-from engine.core.values import Value
-from engine.exceptions import SerializationError
+from engine.core.retention import READS, is_unread
+from engine.core.values import Value, encode_failure
+from engine.exceptions import EngineError, ObjectLostError, SerializationError, TaskError
 from engine.runtime.checkpoints import (
     Checkpoints,
     capture,
@@ -189,6 +189,20 @@ class Replay:
         self._quick = self.checkpoints is not None and self.recovery is None and not self._unwanted
         self.wakes = self.recovery is not None or self._seconds is not None
 
+    def on_unread(self, call: Any, error: EngineError) -> Value:
+        """The arguments of a call cannot be had; its answer, if the actor can go on after that."""
+        execution = self._execution
+        title = execution.title(call)
+        if self.recovery is not None and self.recovery.contradicts(is_unread(call)):
+            execution.leave(ActorExit(
+                f"cannot be replayed: {title} (number {call.seq} of its caller) is part of what "
+                f"others have seen, and an argument of it is lost now: {error} Arguments given "
+                "by put(durable=True) outlive that, as does what a checkpoint covers"
+            ))
+        if isinstance(error, ObjectLostError) and not isinstance(error, TaskError):
+            return encode_failure(type(error).__name__, str(error))  # the caller sees what it was
+        return execution.error_value(error, title)
+
     def on_reply(self, peer: bytes, message: Any) -> bytes:
         """An answer is about to leave: keep it, and see to it that its receiver knows the order.
 
@@ -234,15 +248,30 @@ class Replay:
             self._execution.send(peer, Done(call.id, answer.data, answer.us))
         else:
             values, blobs, refs = answer
-            again = [self._with_block(*pair) for pair in zip(values, blobs, strict=True)]
+            try:
+                again = self._placed(values, blobs)
+            except EngineError as error:  # there is no room: as if it had been so the first time
+                self._execution.fail(peer, call, error, perf_counter())
+                return
             if refs:
                 self._execution.unsettled[call.id] = (peer, refs)
             self._execution.send(peer, DoneMany(call.id, again))
 
-    def _with_block(self, value: Value, blob: bytes | None) -> Value:
-        if blob is None:
-            return value
+    def _placed(self, values: list[Value], blobs: list[bytes | None]) -> list[Value]:
+        """An answer as `_kept` has it, with blocks of its own. Raises when there is no room."""
+        placed: list[Value] = []
+        try:
+            for value, blob in zip(values, blobs, strict=True):
+                placed.append(value if blob is None else self._with_block(value, blob))
+        except BaseException:  # nobody will own those that are there already
+            with self._runtime.lock:
+                for value in placed:
+                    if value.block is not None:
+                        self._runtime.values.free(value.block)
+            raise
+        return placed
 
+    def _with_block(self, value: Value, blob: bytes) -> Value:
         def fill(view: memoryview) -> None:
             view[: len(blob)] = blob
 
@@ -299,7 +328,7 @@ class Replay:
             return
         try:
             self.write()
-        except SerializationError as error:
+        except (SerializationError, ObjectLostError) as error:
             # Going on would break the promise at the next death, and nobody would know.
             self._execution.leave(ActorExit(f"could not be checkpointed: {error}"))
 

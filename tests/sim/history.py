@@ -35,9 +35,7 @@ class Book:
         self.counts: dict[bytes, int] = {}
         self.optional: dict[str, None] = {}  # cancelled, or refused before it was sent
         self.answers: dict[str, tuple[int, int]] = {}
-        self.lost = 0  # calls that a replay could not have: of dead callers, or not to be read
-        self.carries: dict[str, None] = {}  # calls with values that may be lost by themselves
-        self.unread: dict[str, None] = {}  # those that failed for it before any replay
+        self.lost = 0  # calls of dead callers that a replay could not have
         self.deaths = 0
         self.targets: list[Book] = []
         self.kept: dict[str, int] = {}  # what the call of this name gave the actor to keep
@@ -59,15 +57,11 @@ class Book:
     def missing(self, history: list[str], world: World) -> list[str]:
         """Calls of those who live that are not in a history."""
         there = set(history)
-        missing = [
+        return [
             one for one, process in self.lines.items()
             if one not in there and one not in self.optional
             and world.is_well(process)
         ]  # fmt: skip
-        carries = [one for one in missing if one in self.carries]
-        if world.values_lost() and len(carries) <= self.lost:
-            return [one for one in missing if one not in self.carries]
-        return missing
 
     def check(
         self, history: list[str], made: dict[str, tuple[Any, int]], loose: bool, world: World

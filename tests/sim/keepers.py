@@ -62,7 +62,6 @@ class Keepers:
         self.books: dict[bytes, Book] = {}
         self.actors: list[_Actor] = []
         self._calls: list[_Call] = []
-        self._names: dict[bytes, str] = {}  # of calls that carry something, by their ids
         self._feeds: list[tuple[_Actor, Ref, Expect]] = []
         on = world.faults.on
         self.wishes = {
@@ -78,36 +77,28 @@ class Keepers:
             self.books[worker.actor_id].deaths += 1
 
     def on_replayed(self, actor: bytes, recovery: Recovery) -> None:
-        """A replay is over: only what dead callers have called may be lacking, or what carried a
-        value that is lost.
-        """
+        """A replay is over: only what dead callers have called may be lacking."""
         if recovery.lost:
-            book, world = self.books[actor], self.world
-            well = all(world.is_well(one) for one in {*book.lines.values()})
-            if well and not self._is_target(book) and not world.values_lost():
+            book = self.books[actor]
+            processes = {*book.lines.values()}
+            if all(self.world.is_well(one) for one in processes) and not self._is_target(book):
                 raise Violation(f"calls of living callers to actor {book.number} were lost")
             self.world.mark("calls of a dead caller were lost with the actor")
             book.lost += recovery.lost
         if recovery.replayed:
             self.world.mark("calls were replayed")
 
-    def on_failed(self, worker: Worker, call: Any) -> None:
-        """A call of such an actor raises, perhaps since what it carries cannot be read."""
-        book, name = self.books.get(worker.actor_id), self._names.get(call.id)
-        if book is None or name is None:
-            return
-        if name in worker.actor.history or name in book.unread:
-            return
-        assert worker.replay is not None
-        recovery = worker.replay.recovery
-        if recovery is None or not recovery.in_order:
-            book.unread[name] = None
-        else:
-            self.world.mark("a value that a replay needs is lost")
-            book.lost += 1
-
     def _is_target(self, book: Book) -> bool:
         return any(book in other.targets for other in self.books.values())
+
+    def on_contradiction(self, error: Failure) -> None:
+        """An actor ends: an argument of a call that it has applied before is lost."""
+        checks.error_is_excused(self.world, Expect(None), error)
+        if error.kind == "ObjectReconstructionFailedError" and self.world.hosts is None:
+            name = error.text.split()[1]  # "object NAME is lost"
+            if name not in self.world.damaged:
+                raise Violation(f"an actor ends for {name}, which nobody has found damaged")
+        self.world.mark("an actor ended since an argument of its history is lost")
 
     def on_patience(self, recovery: Recovery) -> None:
         """A recovery has waited for as long as it may."""
@@ -282,9 +273,6 @@ class Keepers:
         book.optional[name] = None  # if it is refused before it is sent
         ref = yield from user.call(actor.handle, method, [name, *args])
         del book.optional[name]
-        if inputs or method == "keep":
-            book.carries[name] = None
-            self._names[ref.id] = name
         self._calls.append(_Call(actor, name, ref, inputs))
 
     def do_feed(self, user: User) -> Steps:

@@ -48,20 +48,21 @@ class Memory:
 
     def read(self, block: Block) -> bytes:
         """What lies in a block."""
-        if self._is_damaged(block):
+        if self.is_damaged(block):
             raise Failure("ObjectLostError", "it is damaged.")
         data = self.peek(block)
         if data is None:
             raise Violation(f"{block} is read after it was freed")
         return data
 
-    def _is_damaged(self, block: Block) -> bool:
+    def is_damaged(self, block: Block) -> bool:
+        """Whether what lies in a block cannot be read."""
         return block.segment < 0 and (self._key(block), block.check) in self._damaged
 
     def peek(self, block: Block) -> bytes | None:
         """The same; None when nothing lies there, or nothing that can be read."""
         data = self._content.get(self._key(block))
-        if data is None or self._is_damaged(block):
+        if data is None or self.is_damaged(block):
             return None
         if block.segment < 0 and crc32(data) != block.check:
             raise Violation(f"something else lies in {block}")

@@ -27,8 +27,8 @@ from engine.core.messages import (
 )
 from engine.core.numbering import Made, Received
 from engine.core.recovery import Recovery
-from engine.core.retention import READS
-from engine.core.values import ERROR_NONE, Value
+from engine.core.retention import READS, is_unread, mark_unread
+from engine.core.values import ERROR_NONE, Value, encode_failure
 from tests.sim.checkpoints import Checkpoints
 from tests.sim.member import Failure, Steps, Violation
 from tests.sim.references import Ref
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Gone", "Replay"]
 
+# As subclasses of ObjectLostError.
+_LOST = {
+    *("ObjectFreedError", "ObjectLostError", "ObjectReconstructionFailedError", "OwnerDiedError"),
+}
 _OWN = "\0own"  # begins a list that stands for a reference to an object of the actor's own
 _values = msgspec.msgpack.Decoder(list[Value]).decode
 _received = msgspec.msgpack.Decoder(tuple[bytes, dict[bytes, list[Made]]]).decode
@@ -168,6 +172,17 @@ class Replay:
             self.recovery = None
             self._worker.owner.callers.step_over_taken()
 
+    def on_unread(self, call: ActorCall, error: Failure) -> Value:
+        """As `Replay.on_unread`."""
+        if self.recovery is not None and self.recovery.contradicts(is_unread(call)):
+            self._world.keepers.on_contradiction(error)
+            self._worker._leave(f"cannot be replayed: {error.text}")
+        if is_unread(call):
+            self._world.mark("a call that was not read is replayed")
+        if error.kind in _LOST:
+            return encode_failure(error.kind, error.text)
+        return self._worker._error(error)
+
     def on_reply(self, peer: bytes, message: Any) -> bytes:
         """As `Replay.on_reply`."""
         ledger = self.ledger
@@ -209,12 +224,20 @@ class Replay:
         else:
             values, blobs, refs = answer
             again = []
-            for value, blob in zip(values, blobs, strict=True):
-                block = None
-                if blob is not None:
-                    place = self._worker.values.place
-                    block = yield from place(len(blob), blob, peer)
-                again.append(msgspec.structs.replace(value, block=block))
+            try:
+                for value, blob in zip(values, blobs, strict=True):
+                    block = None
+                    if blob is not None:
+                        place = self._worker.values.place
+                        block = yield from place(len(blob), blob, peer)
+                    again.append(msgspec.structs.replace(value, block=block))
+            except Failure as error:
+                self._world.mark("an answer could not be placed again")
+                for value in again:
+                    if value.block is not None:
+                        self._worker.values.free(value.block)
+                self._worker._fail(peer, call, error, self._world.clock.now)
+                return
             if refs:
                 self._worker.unsettled[call.id] = (peer, refs)
             send(peer, DoneMany(call.id, again))
@@ -327,7 +350,7 @@ class Replay:
                     deps = None if task is None else task.deps
                     given = yield from self._given_arguments(call, deps)
                     given = yield from self._freeze(given)
-                    calls.append([call.seq, call.method, call.returns, given])
+                    calls.append([call.seq, call.method, call.returns, is_unread(call), given])
                 found.append([client.id, client.name, calls])
         return found
 
@@ -472,8 +495,10 @@ class Replay:
         callers = worker.owner.callers
         for actor, name, calls in saved:
             client = callers.client(actor, name, True, True)
-            for seq, method, returns, frozen in calls:
+            for seq, method, returns, unread, frozen in calls:
                 call = ActorCall(worker.ids.new(), actor, method, b"", seq, returns)
+                if unread:
+                    mark_unread(call)
                 task = Task(call, f"{name}.{method}", [], 0, None)
                 yield from worker._attach(task, (yield from self._thaw(frozen)))
                 callers.restore_call(client, task, seq)

@@ -11,6 +11,7 @@ from typing import Any
 from engine.core.callers import ActorClient
 from engine.core.control import CreateActor, KillActor
 from engine.core.dispatch import Task
+from engine.core.ids import short
 from engine.core.messages import ActorCall, Call, Details
 from engine.core.objects import Entry
 from engine.core.placing import Placing
@@ -103,6 +104,8 @@ class User(Process):
         if not self.node_alive:
             raise Failure("ObjectLostError", str(lost))
         self.drain()
+        if self.world.memory.is_damaged(lost.block):
+            self.world.damaged[short(ref.id)] = None
         self.owner.rebuild.noticed(ref.id, lost.block, str(lost))
         self.flush()
         self.look_at_leases()

@@ -406,9 +406,10 @@ class Worker(User):
 
     def _execute(self, peer: bytes, call: Any) -> Steps:
         """As `Execution.run`."""
-        start = self.world.clock.now
+        start, reading = self.world.clock.now, True
         try:
             args = yield from self._read_arguments(call)
+            reading = False
             self.world.faults.at_point(self, "arguments read")
             if type(call) is Call:
                 if call.key not in self.blobs:
@@ -433,9 +434,9 @@ class Worker(User):
         except Interrupted:
             self._cancelled(peer, call)
         except Failure as error:
-            self._fail(peer, call, error, start)
-        except ActorExit as error:
-            self._leave(error)
+            self._fail(peer, call, error, start, reading)
+        except ActorExit:
+            self._leave()
 
     def _stream(self, peer: bytes, call: Any, code: Any, start: float) -> Steps:
         """As `Execution._stream`: items come out of user code as ("item", value)."""
@@ -492,11 +493,11 @@ class Worker(User):
     def _us(self, start: float) -> int:
         return int((self.world.clock.now - start) * 1e6)
 
-    def _leave(self, error: ActorExit) -> None:
+    def _leave(self, cause: str = "exited by exit_actor()") -> None:
         """As `Execution.leave`."""
         self.flush()
         if self.actor is not None:
-            failure = encode_failure("ActorDiedError", "exited by exit_actor()")
+            failure = encode_failure("ActorDiedError", cause)
             dead = ActorChanged(self.actor_id, "dead", b"", "exited", failure)
             self.send(self.node, dead)
         self.flush()
@@ -542,10 +543,14 @@ class Worker(User):
             return encode_failure(error.kind, error.text)
         return Value(encode([error.kind, error.text]).data, error=ERROR_USER)
 
-    def _fail(self, peer: bytes, call: Any, error: Failure, start: float) -> None:
-        if self.replay is not None:
-            self.world.keepers.on_failed(self, call)
-        self._send(peer, DoneMany(call.id, [self._error(error)], self._us(start)))
+    def _fail(
+        self, peer: bytes, call: Any, error: Failure, start: float, reading: bool = False
+    ) -> None:
+        if reading and self.replay is not None:
+            value = self.replay.on_unread(call, error)
+        else:
+            value = self._error(error)
+        self._send(peer, DoneMany(call.id, [value], self._us(start)))
 
     def _send(self, peer: bytes, message: Any) -> None:
         """As `Execution.send`."""

@@ -119,6 +119,7 @@ class World:
         self.cancelled: dict[bytes, bytes] = {}  # calls -> worker at which they were cancelled
         self.deaths = 0
         self.actors_ended = 0  # also when that is all right: what they owned is lost
+        self.damaged: dict[str, None] = {}  # objects that somebody could not read for damage
         self.retired: dict[bytes, None] = {}  # processes that have ended in good order
         self._pid = 100
         self._processes: dict[bytes, Member] = {}

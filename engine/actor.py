@@ -199,6 +199,7 @@ class ActorClass:
         (`max_task_retries` has no meaning then). The state is what `__checkpoint__(self)` returns,
         handed to `__restore__(self, value)` on an instance whose constructor has not run; without
         these hooks it is pickled. Methods marked `engine.method(read_only=True)` are not replayed.
+        Should the argument of a call made since be lost by then, the actor ends (ActorDiedError).
         The actor ends when its last handle is gone and its calls are answered, when its creator
         dies (unless lifetime="detached"), or by `engine.kill`.
         """

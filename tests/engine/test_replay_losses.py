@@ -20,8 +20,9 @@ from engine.core.recovery import Recovery
 from engine.core.retention import UNNUMBERED, is_unread
 from engine.core.values import ELSEWHERE, Block, Value, encode_failure
 from engine.runtime.replay import Replay
+from engine.store.refs import adopt
 from tests.engine.losses import lose
-from tests.engine.support import kill9
+from tests.engine.support import home, kill9
 from tests.engine.test_late_news import NODE, OTHER, WORKER, Desk
 
 SECONDS = 20.0
@@ -166,6 +167,21 @@ class Sum:
         return os.getpid(), self.total
 
 
+@engine.remote
+class Relay:
+    """Calls another actor with checkpoints with a large argument, and loses that."""
+
+    def relay(self, target: Any) -> int:
+        block = np.full(LARGE, 5, np.uint8)
+        return engine.get(target.add.remote(block))  # type: ignore[no-any-return]
+
+    @engine.method(read_only=True)
+    def lose(self) -> None:
+        clients = home().owner.callers.actors.values()
+        (call,) = [one for client in clients if client.retained for one in client.retained.calls]
+        lose(adopt(call.large.id))
+
+
 def adder(every: int) -> Any:
     return Sum.options(max_restarts=-1, checkpoint_every=every).remote()
 
@@ -212,3 +228,14 @@ def test_what_was_lost_before_its_call_ran_is_lost_again(cluster: Any) -> None:
         kill_actor(handle)
         assert engine.get(handle.state.remote(), timeout=SECONDS)[1] == 3
     assert engine.get(handle.add.remote([3]), timeout=SECONDS) == 6
+
+
+def test_an_actor_ends_when_what_its_checkpoint_needs_is_lost(cluster: Any) -> None:
+    """A call of its own would have to be in there, for the replay of whom it has called."""
+    target = adder(1000)
+    relay = Relay.options(max_restarts=-1, checkpoint_every=2).remote()
+    assert engine.get(relay.relay.remote(target), timeout=SECONDS) == 5
+    engine.get(relay.lose.remote(), timeout=SECONDS)
+    text = r"could not be checkpointed: object \S+ is lost"
+    with pytest.raises(exceptions.ActorDiedError, match=text):
+        engine.get([relay.relay.remote(target) for _ in range(3)], timeout=SECONDS)

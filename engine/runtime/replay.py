@@ -330,7 +330,7 @@ class Replay:
             self.write()
         except (SerializationError, ObjectLostError) as error:
             # Going on would break the promise at the next death, and nobody would know.
-            self._execution.leave(ActorExit(f"could not be checkpointed: {error}"))
+            self._execution.leave(ActorExit(f"could not be checkpointed: {str(error).rstrip('.')}"))
 
     def _is_due(self) -> bool:
         applied = self.ledger.applied

@@ -236,6 +236,6 @@ def test_an_actor_ends_when_what_its_checkpoint_needs_is_lost(cluster: Any) -> N
     relay = Relay.options(max_restarts=-1, checkpoint_every=2).remote()
     assert engine.get(relay.relay.remote(target), timeout=SECONDS) == 5
     engine.get(relay.lose.remote(), timeout=SECONDS)
-    text = r"could not be checkpointed: object \w+ is lost"
+    text = r"could not be checkpointed: object \S+ is lost"
     with pytest.raises(exceptions.ActorDiedError, match=text):
         engine.get([relay.relay.remote(target) for _ in range(3)], timeout=SECONDS)

@@ -381,6 +381,9 @@ class World:
         else:
             self.actor.queue.append((name, message))
 
+    def _arrive_at_target(self) -> None:
+        self.target.receive(self.actor.name, self.to_target.popleft())
+
     def _call_besides(self) -> None:
         """A call that only reads calls the other actor: it comes in no replay."""
         self.besides += 1
@@ -409,8 +412,7 @@ class World:
         if calls and self.actor.recovery is None and self.random.random() < 0.1:
             choices.append(self._call_besides)
         if self.to_target:
-            arrive = lambda: self.target.receive(self.actor.name, self.to_target.popleft())  # noqa: E731
-            choices += [arrive] * 3
+            choices += [self._arrive_at_target] * 3
         if self.from_target:
             choices += [lambda: self.actor.hear_target(self.from_target.popleft())] * 3
         if self.target.queue:

@@ -172,6 +172,14 @@ class HeadMachine:
                 actors.append(host.create.id)
         return Restore(checkpoint, witnesses, actors, list(record.former))
 
+    def _note_witness(self, process: bytes, peers: Iterable[bytes]) -> None:
+        """What the replayed actors it had lines to have told it, its next process knows."""
+        if process in self._hosts:
+            for peer in peers:
+                other = self.actors.get(self._hosts.get(peer, b""))
+                if other is not None:
+                    other.witnesses[process] = None
+
     def on_checkpoint(self, process: bytes, message: Checkpoint, looks: bool = False) -> bool:
         """An actor has written a checkpoint; whether it is to be kept.
 
@@ -218,6 +226,7 @@ class HeadMachine:
         if actor is not None:
             record = self.actors[actor]
             record.witnesses.update(dict.fromkeys(peers))
+            self._note_witness(process, record.witnesses)
             if process in self._hosts:
                 record.former.append(process)
             self._actor_process_died(record, pid, cause, now, memory, words or [])

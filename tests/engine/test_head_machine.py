@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.core.control import ActorChanged, CreateActor, KillActor
+from engine.core.control import ActorChanged, Checkpoint, CreateActor, KillActor
 from engine.core.head import HeadMachine
 from engine.core.values import decode_failure, encode_failure
 
@@ -21,6 +21,10 @@ class _Edge:
         self.sent: list[tuple[bytes, Any]] = []
         self.killed: list[bytes] = []
         self.placing: list[bytes] = []
+        self.restored: list[tuple[bytes, Any]] = []
+
+    def restore(self, process: bytes, message: Any) -> None:
+        self.restored.append((process, message))
 
     def send(self, process: bytes, message: Any) -> None:
         self.sent.append((process, message))
@@ -287,3 +291,21 @@ def test_the_end_of_an_actor_in_its_constructor_lets_pending_calls_run(
     head.on_reported(WORKER, ActorChanged(ACTOR, "alive", WORKER))
     head.end(ACTOR, "its last handle is gone")
     assert edge.killed == []
+
+
+def test_a_replayed_actor_that_was_called_is_asked_also_when_its_process_died_first(
+    head: HeadMachine, edge: _Edge
+) -> None:
+    """What its former process was told it knows from its checkpoint."""
+    options = {"checkpoint_every": 1, "max_restarts": -1}
+    called = CREATOR + bytes(7) + b"\x02"
+    alive(head, **options)
+    head.on_create(CREATOR, CreateActor(called, b"k", b"", b"", {"class": "B", **options}))
+    assert head.on_placed(called, OTHER, 8)
+    for actor, process in ((ACTOR, WORKER), (called, OTHER)):
+        head.on_checkpoint(process, Checkpoint(actor, 1, 0, 0))
+    head.on_process_died(OTHER, 8, "SIGKILL", [WORKER])
+    head.on_process_died(WORKER, 7, "SIGKILL", [])
+    assert head.on_placed(ACTOR, b"next----", 9)
+    assert edge.restored[-1][0] == b"next----"
+    assert edge.restored[-1][1].actors == [called]

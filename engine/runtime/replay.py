@@ -9,6 +9,7 @@ calls it: then it only recognises repeated calls.
 
 from __future__ import annotations
 
+import sys
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +182,11 @@ class Replay:
                 self._apply(*item)
         if recovery is not None and recovery.finished:
             self.recovery = None
+            if recovery.lost:
+                sys.stderr.write(
+                    f"penstock: {recovery.lost} calls that this actor had applied are gone: who "
+                    "made them died together with it, and nobody else can send them again\n"
+                )
             with self._runtime.lock:
                 self._runtime.owner.callers.step_over_taken()
             self._choose_way()

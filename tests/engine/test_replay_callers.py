@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ from engine.core.node import NodeMachine
 from engine.core.recovery import Recovery
 from engine.core.retention import UNNUMBERED
 from engine.runtime.checkpoints import Checkpoints
-from tests.engine.support import eventually, home, kill9
+from tests.engine.support import eventually, gone, home, kill9
 from tests.engine.test_node_machine import _Edge
 
 SECONDS = 20.0
@@ -90,6 +91,9 @@ def uses(pid: int) -> list[str]:
 
 @engine.remote(num_cpus=0)
 class Caller:
+    def pid(self) -> int:
+        return os.getpid()
+
     def call(self, ledger: Any) -> int:
         return engine.get(ledger.add.remote("actor"))  # type: ignore[no-any-return]
 
@@ -104,6 +108,30 @@ def test_calls_of_a_dead_caller_outlive_it(cluster: Any) -> None:
     eventually(lambda: home().reactor.poll() or not retained.calls, what="a checkpoint")
     kill_actor(ledger)
     assert engine.get(ledger.all.remote(), timeout=SECONDS)[1] == ["actor", "driver"]
+
+
+def test_calls_that_are_gone_with_their_caller_are_told(
+    cluster: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, caller = replayed(), Caller.remote()
+    assert engine.get(caller.call.remote(ledger), timeout=SECONDS) == 1
+    assert engine.get(ledger.add.remote("driver"), timeout=SECONDS) == 2
+    pid, _items = engine.get(ledger.all.remote(), timeout=SECONDS)
+    os.kill(pid, signal.SIGSTOP)  # it does not hear of the death: there is no checkpoint
+    dead = engine.get(caller.pid.remote(), timeout=SECONDS)
+    kill9(dead)
+    eventually(lambda: gone([dead]))
+    kill9(pid)
+    assert engine.get(ledger.all.remote(), timeout=SECONDS)[1] == ["driver"]
+    said = ""
+
+    def told() -> bool:
+        nonlocal said
+        home().reactor.poll()
+        said += capsys.readouterr().err
+        return "1 calls that this actor had applied are gone" in said
+
+    eventually(told, SECONDS)
 
 
 def test_a_caller_in_the_order_that_is_no_witness_is_gone() -> None:

@@ -394,12 +394,21 @@ class Keepers:
                     made[f"{name}/{which}"] = other, place * 8 + which, good
         return made
 
+    def _may_be_lost(self, name: str) -> bool:
+        """Whether a call to one of them may be lost, though what it called is not: with its caller,
+        or with one on the way from it that is not replayed.
+        """
+        root, well = name.partition("/")[0], self.world.is_well
+        caller = next(book.lines[root] for book in self.books.values() if root in book.lines)
+        return not well(caller) or any(
+            one.dead or not (one.kept or well(one.handle.client.process)) for one in self.actors
+        )
+
     def _compare(self, actor: _Actor) -> None:
         made = self._made(actor)
         callers = [other for other in self.actors if actor in other.targets]
-        # What they made in calls that are lost with dead callers of theirs has been made.
-        loose = any(other.dead or other.book.lost for other in callers)
-        actor.book.check(actor.history, {k: v[:2] for k, v in made.items()}, loose, self.world)
+        known = {name: (whose, which) for name, (whose, which, _must) in made.items()}
+        actor.book.check(actor.history, known, self._may_be_lost, self.world)
         for other in callers:
             if other.dead or (other.book.deaths and actor.book.deaths) or actor.book.lost:
                 continue  # which of two came first may have been decided anew

@@ -111,15 +111,15 @@ class Details(msgspec.Struct, array_like=True, gc=False):
 
     `window`: items of a generator that may be unconsumed, 0 for any number. `name`: what the caller
     named the call. `group`: the concurrency group of its actor that it runs in, if not the default.
-    `recovery`: its results were lost, and may use the memory that is reserved for that. `unread`:
-    the call was answered that its arguments are lost: it has changed nothing, and is sent again.
+    `recovery`: its results were lost, and may use the memory that is reserved for that. `outcome`:
+    how a call that is sent again to an actor was answered before (see `core.retention`).
     """
 
     window: int = 0
     name: str = ""
     group: str = ""
     recovery: bool = False
-    unread: bool = False
+    outcome: int = 0
 
 
 class Call(msgspec.Struct, array_like=True, gc=False, tag=2):

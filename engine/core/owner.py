@@ -56,7 +56,7 @@ from engine.core.messages import (
 )
 from engine.core.objects import ObjectTable
 from engine.core.rebuild import Rebuild
-from engine.core.retention import note_unread
+from engine.core.retention import note_error
 from engine.core.streams import ItemStream, ItemStreams
 from engine.core.trust import Trusts
 from engine.core.values import (
@@ -363,7 +363,7 @@ class Owner:
                 self._run_again(task)
                 return
             if task.answered:
-                note_unread(task.call, values[0])
+                note_error(task.call, values[0])
             values = [values[0]] * max(1, len(task.returns))
         self._close(task)
         contained: list[bytes] = []

@@ -17,6 +17,7 @@ from collections import deque
 from typing import Any
 
 from engine.core.order import OrderLog, Run
+from engine.core.retention import ERROR, UNREAD
 
 __all__ = ["Recovery"]
 
@@ -50,12 +51,12 @@ class Recovery:
         self._event += 1
         return events[self._event - 1][1]
 
-    def contradicts(self, unread: bool) -> bool:
-        """Whether what has been seen is denied if the call that is being applied changes nothing.
+    def contradicts(self, outcome: int, reading: bool) -> bool:
+        """Whether what has been seen is denied now that the call being applied raises a loss.
 
-        Its arguments are lost. `unread`: they were already when it was answered first.
+        `outcome` is how it was answered before; `reading`: it is an argument that is lost.
         """
-        return self.in_order and not unread
+        return self.in_order and outcome != UNREAD and (reading or outcome != ERROR)
 
     def counts_on(self) -> list[bytes]:
         """Whose death matters: those whose answers or calls may still be wanted."""

@@ -16,31 +16,37 @@ from engine.core.messages import ActorCall, Details
 from engine.core.order import OrderLog, Run
 from engine.core.values import ERROR_SYSTEM, Value, decode_failure
 
-__all__ = ["READS", "UNNUMBERED", "Retained", "is_unread", "mark_unread", "note_unread"]
+__all__ = ["ERROR", "READS", "UNNUMBERED", "UNREAD", "VALUE", "Retained"]
+__all__ += ["note_error", "note_outcome", "outcome_of"]
 
 _number = attrgetter("seq")
 
 # `ActorCall.seq` of a call that only reads, and of one that was never sent.
 READS, UNNUMBERED = -1, -2
 
-
-def is_unread(call: ActorCall) -> bool:
-    """Whether a call was answered before, namely that its arguments are lost."""
-    return call.details is not None and call.details.unread
-
-
-def mark_unread(call: ActorCall) -> None:
-    """Should the call be sent again, its actor is to know that it has changed nothing."""
-    call.details = structs.replace(call.details or Details(), unread=True)
+# How a call was answered that is sent again: with a value (or not at all), with an error, or with
+# the error that an argument is lost, so that none of its code has run.
+VALUE, ERROR, UNREAD = 0, 1, 2
 
 
-def note_unread(call: ActorCall, answer: Value) -> None:
-    """A call that is kept was answered with an error: `mark_unread` if that was a lost argument.
+def outcome_of(call: ActorCall) -> int:
+    """How a call was answered before it was sent again."""
+    return VALUE if call.details is None else call.details.outcome
 
-    What user code raises comes as its own error; of the engine's there is but one more.
+
+def note_outcome(call: ActorCall, outcome: int) -> None:
+    """Should the call be sent again, its actor is to know."""
+    call.details = structs.replace(call.details or Details(), outcome=outcome)
+
+
+def note_error(call: ActorCall, answer: Value) -> None:
+    """A call that is kept was answered with an error.
+
+    What user code raises comes as its own error; of the engine's there are two.
     """
-    if answer.error == ERROR_SYSTEM and decode_failure(answer).kind != "TaskCancelledError":
-        mark_unread(call)
+    system = answer.error == ERROR_SYSTEM
+    unread = system and decode_failure(answer).kind != "TaskCancelledError"
+    note_outcome(call, UNREAD if unread else ERROR)
 
 
 class Retained:

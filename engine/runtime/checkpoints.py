@@ -19,7 +19,7 @@ from engine.core.control import Checkpoint, Restore
 from engine.core.dispatch import Task
 from engine.core.ids import owner_of
 from engine.core.messages import ActorCall, Done, Keep
-from engine.core.retention import is_unread, mark_unread
+from engine.core.retention import VALUE, note_outcome, outcome_of
 from engine.core.values import ERROR_NONE, Value
 from engine.runtime.arguments import attach_arguments, given_arguments
 from engine.runtime.checkpoint_memory import CheckpointMemory, read_memory
@@ -193,8 +193,8 @@ def unpack_answers(packed: bytes | _Answers) -> _Answers:
 
 # ------------------------------------------------------------------------------ calls made
 
-# Of one call to another actor: (number, method, returns, whether it was unread, arguments).
-_Call = tuple[int, str, int, bool, tuple[Any, ...], dict[str, Any]]
+# Of one call to another actor: (number, method, returns, its outcome, arguments).
+_Call = tuple[int, str, int, int, tuple[Any, ...], dict[str, Any]]
 
 
 def retained_calls(runtime: Runtime) -> list[tuple[bytes, str, list[_Call]]]:
@@ -209,7 +209,7 @@ def retained_calls(runtime: Runtime) -> list[tuple[bytes, str, list[_Call]]]:
             for call in client.retained.calls:
                 task = client.retained.tasks.get(call.seq)
                 given = given_arguments(runtime, call, None if task is None else task.deps)
-                calls.append((call.seq, call.method, call.returns, is_unread(call), *given))
+                calls.append((call.seq, call.method, call.returns, outcome_of(call), *given))
             found.append((client.id, client.name, calls))
     return found
 
@@ -220,10 +220,10 @@ def restore_calls(runtime: Runtime, saved: list[tuple[bytes, str, list[_Call]]])
     for actor, name, calls in saved:
         with runtime.lock:
             client = callers.client(actor, name, True, True)
-        for seq, method, returns, unread, args, kwargs in calls:
+        for seq, method, returns, outcome, args, kwargs in calls:
             call = ActorCall(runtime.ids.new(), actor, method, b"", seq, returns)
-            if unread:
-                mark_unread(call)
+            if outcome != VALUE:
+                note_outcome(call, outcome)
             task = Task(call, f"{name}.{method}", [], 0, None)
             attach_arguments(runtime, task, args, kwargs)
             with runtime.lock:

@@ -17,7 +17,7 @@ from engine.core.ids import is_quiet, owner_of
 from engine.core.messages import ActorCall, Call, Done, DoneMany, Item, Returned
 from engine.core.streams import settle_key
 from engine.core.values import ERROR_USER, STREAMING, ObjectValue, Value, encode_failure
-from engine.exceptions import EngineError, TaskCancelledError
+from engine.exceptions import EngineError, ObjectLostError, TaskCancelledError
 from engine.runtime.arguments import ArgumentMissing, read_arguments
 from engine.runtime.environments import DEVICES
 from engine.runtime.events import describe
@@ -420,8 +420,9 @@ class Execution:
         end = perf_counter()
         self.consumed.pop(call.id, None)
         self.note(call, start, end, describe(error))
-        if reading and self.replay is not None and isinstance(error, EngineError):
-            value = self.replay.on_unread(call, error)
+        of_engine = EngineError if reading else ObjectLostError
+        if self.replay is not None and isinstance(error, of_engine):
+            value = self.replay.on_loss(call, error, reading)
         else:
             value = self.error_value(error, self.title(call))
         self.send(peer, DoneMany(call.id, [value], int((end - start) * 1e6)))

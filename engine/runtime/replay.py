@@ -31,7 +31,7 @@ from engine.core.messages import (
 )
 from engine.core.numbering import Made, Received
 from engine.core.recovery import Recovery
-from engine.core.retention import READS, is_unread
+from engine.core.retention import READS, outcome_of
 from engine.core.values import Value, encode_failure
 from engine.exceptions import EngineError, ObjectLostError, SerializationError, TaskError
 from engine.runtime.checkpoints import (
@@ -195,17 +195,21 @@ class Replay:
         self._quick = self.checkpoints is not None and self.recovery is None and not self._unwanted
         self.wakes = self.recovery is not None or self._seconds is not None
 
-    def on_unread(self, call: Any, error: EngineError) -> Value:
-        """The arguments of a call cannot be had; its answer, if the actor can go on after that."""
+    def on_loss(self, call: Any, error: EngineError, reading: bool) -> Value:
+        """A call raises since what it needs is lost: its answer, if the actor can go on after that.
+
+        `reading`: its arguments cannot be had, and nothing has run.
+        """
         execution = self._execution
         title = execution.title(call)
-        if self.recovery is not None and self.recovery.contradicts(is_unread(call)):
+        recovery = self.recovery
+        if recovery is not None and recovery.contradicts(outcome_of(call), reading):
             execution.leave(ActorExit(
                 f"cannot be replayed: {title} (number {call.seq} of its caller) is part of what "
-                f"others have seen, and an argument of it is lost now: {error} Arguments given "
-                "by put(durable=True) outlive that, as does what a checkpoint covers"
+                f"others have seen, and what it was given is lost now: {error} What is put with "
+                "put(durable=True) outlives that, as does what a checkpoint covers"
             ))
-        if isinstance(error, ObjectLostError) and not isinstance(error, TaskError):
+        if reading and isinstance(error, ObjectLostError) and not isinstance(error, TaskError):
             return encode_failure(type(error).__name__, str(error))  # the caller sees what it was
         return execution.error_value(error, title)
 

@@ -17,7 +17,7 @@ from engine.core.ids import process_id, short
 from engine.core.ledger import Ledger
 from engine.core.messages import ActorCall, Details, Done, DoneMany
 from engine.core.recovery import Recovery
-from engine.core.retention import UNNUMBERED, is_unread
+from engine.core.retention import ERROR, UNNUMBERED, UNREAD, VALUE, outcome_of
 from engine.core.values import ELSEWHERE, Block, Value, encode_failure
 from engine.runtime.replay import Replay
 from engine.store.refs import adopt
@@ -58,29 +58,29 @@ def sent_again(desk: Desk, task: Task) -> list[ActorCall]:
 
 
 @pytest.mark.parametrize(
-    ("answer", "unread"),
+    ("answer", "outcome"),
     [
-        (LOST, True),
-        (encode_failure("TaskCancelledError", "f was cancelled"), False),
-        (Value(b"a user's", error=1), False),
-        (Value(b"fine", contains=[]), False),
+        (LOST, UNREAD),
+        (encode_failure("TaskCancelledError", "f was cancelled"), ERROR),
+        (Value(b"a user's", error=1), ERROR),
+        (Value(b"fine", contains=[]), VALUE),
     ],
 )
-def test_a_call_sent_again_tells_whether_it_was_read(
-    desk: Desk, answer: Value, unread: bool
+def test_a_call_sent_again_tells_how_it_was_answered(
+    desk: Desk, answer: Value, outcome: int
 ) -> None:
     task = called(desk)
     desk.owner.handle(WORKER, DoneMany(task.id, [answer]), 0.0)
     (again,) = sent_again(desk, task)
     assert again.id == task.id
-    assert is_unread(again) == unread
+    assert outcome_of(again) == outcome
 
 
 def test_the_mark_keeps_what_the_call_says_otherwise(desk: Desk) -> None:
     task = called(desk)
     task.call.details = Details(3, "name")
     desk.owner.handle(WORKER, DoneMany(task.id, [LOST]), 0.0)
-    assert task.call.details == Details(3, "name", unread=True)
+    assert task.call.details == Details(3, "name", outcome=UNREAD)
 
 
 def test_a_call_that_was_answered_is_sent_again_without_an_argument_that_is_lost(
@@ -103,11 +103,14 @@ def test_recovery_tells_what_would_contradict_what_was_seen() -> None:
         recovery.on_call(b"caller", seq, seq)
     recovery.on_offer(b"caller", 1, [(b"caller", 0, 2)], 0, [])
     assert recovery.next() == 0
-    assert recovery.contradicts(unread=False)
+    assert recovery.contradicts(VALUE, reading=True)
+    assert recovery.contradicts(VALUE, reading=False)
+    assert recovery.contradicts(ERROR, reading=True)
+    assert not recovery.contradicts(ERROR, reading=False)
+    assert not recovery.contradicts(UNREAD, reading=True)  # it has changed nothing then either
     assert recovery.next() == 1
-    assert not recovery.contradicts(unread=True)  # it has changed nothing then either
     assert recovery.next() == 2
-    assert not recovery.contradicts(unread=False)  # nobody has seen anything of it
+    assert not recovery.contradicts(VALUE, reading=True)  # nobody has seen anything of it
 
 
 # -------------------------------------------------------------------------------- no room
@@ -162,6 +165,9 @@ class Sum:
         self.total += int(block[0])
         return self.total
 
+    def add_inside(self, refs: list[Any]) -> int:
+        return self.add(engine.get(refs[0]))
+
     @engine.method(read_only=True)
     def state(self) -> tuple[int, int]:
         return os.getpid(), self.total
@@ -194,15 +200,17 @@ def put(number: int) -> Any:
     return engine.put(np.full(LARGE, number, np.uint8))
 
 
-def test_an_actor_ends_when_an_argument_of_its_history_is_lost(cluster: Any) -> None:
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_actor_ends_when_an_argument_of_its_history_is_lost(cluster: Any, inside: bool) -> None:
     handle, block = adder(1000), put(5)
-    assert engine.get(handle.add.remote(block), timeout=SECONDS) == 5
+    ref = handle.add_inside.remote([block]) if inside else handle.add.remote(block)
+    assert engine.get(ref, timeout=SECONDS) == 5
     lose(block)
     kill_actor(handle)
     with pytest.raises(exceptions.ActorDiedError) as caught:
         engine.get(handle.state.remote(), timeout=SECONDS)
     text = str(caught.value)
-    for part in ("cannot be replayed", "Sum.add (number 0", "durable=True"):
+    for part in ("cannot be replayed: Sum.add", "(number 0 of its", "durable=True"):
         assert part in text
     assert f"object {short(block.binary())} is lost" in text
 
@@ -216,13 +224,15 @@ def test_what_a_checkpoint_covers_may_be_lost(cluster: Any) -> None:
     assert engine.get(handle.state.remote(), timeout=SECONDS)[1] == 7
 
 
-def test_what_was_lost_before_its_call_ran_is_lost_again(cluster: Any) -> None:
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_was_lost_before_its_call_ran_is_lost_again(cluster: Any, inside: bool) -> None:
     """The call was answered with the loss, and has changed nothing: so it is in the replay."""
     handle, block = adder(1000), put(5)
     assert engine.get(handle.add.remote([1]), timeout=SECONDS) == 1
     lose(block)
+    ref = handle.add_inside.remote([block]) if inside else handle.add.remote(block)
     with pytest.raises(exceptions.ObjectReconstructionFailedError):
-        engine.get(handle.add.remote(block), timeout=SECONDS)
+        engine.get(ref, timeout=SECONDS)
     assert engine.get(handle.add.remote([2]), timeout=SECONDS) == 3
     for _ in range(2):
         kill_actor(handle)

@@ -27,7 +27,7 @@ from engine.core.messages import (
 )
 from engine.core.numbering import Made, Received
 from engine.core.recovery import Recovery
-from engine.core.retention import READS, is_unread, mark_unread
+from engine.core.retention import READS, UNREAD, VALUE, note_outcome, outcome_of
 from engine.core.values import ERROR_NONE, Value, encode_failure
 from tests.sim.checkpoints import Checkpoints
 from tests.sim.member import Failure, Steps, Violation
@@ -36,10 +36,10 @@ from tests.sim.references import Ref
 if TYPE_CHECKING:
     from tests.sim.worker import Worker
 
-__all__ = ["Gone", "Replay"]
+__all__ = ["LOST", "Gone", "Replay"]
 
 # As subclasses of ObjectLostError.
-_LOST = {
+LOST = {
     *("ObjectFreedError", "ObjectLostError", "ObjectReconstructionFailedError", "OwnerDiedError"),
 }
 _OWN = "\0own"  # begins a list that stands for a reference to an object of the actor's own
@@ -172,14 +172,15 @@ class Replay:
             self.recovery = None
             self._worker.owner.callers.step_over_taken()
 
-    def on_unread(self, call: ActorCall, error: Failure) -> Value:
-        """As `Replay.on_unread`."""
-        if self.recovery is not None and self.recovery.contradicts(is_unread(call)):
+    def on_loss(self, call: ActorCall, error: Failure, reading: bool) -> Value:
+        """As `Replay.on_loss`."""
+        recovery, outcome = self.recovery, outcome_of(call)
+        if recovery is not None and recovery.contradicts(outcome, reading):
             self._world.keepers.on_contradiction(error)
             self._worker._leave(f"cannot be replayed: {error.text}")
-        if is_unread(call):
+        if outcome == UNREAD:
             self._world.mark("a call that was not read is replayed")
-        if error.kind in _LOST:
+        if reading and error.kind in LOST:
             return encode_failure(error.kind, error.text)
         return self._worker._error(error)
 
@@ -350,7 +351,7 @@ class Replay:
                     deps = None if task is None else task.deps
                     given = yield from self._given_arguments(call, deps)
                     given = yield from self._freeze(given)
-                    calls.append([call.seq, call.method, call.returns, is_unread(call), given])
+                    calls.append([call.seq, call.method, call.returns, outcome_of(call), given])
                 found.append([client.id, client.name, calls])
         return found
 
@@ -495,10 +496,10 @@ class Replay:
         callers = worker.owner.callers
         for actor, name, calls in saved:
             client = callers.client(actor, name, True, True)
-            for seq, method, returns, unread, frozen in calls:
+            for seq, method, returns, outcome, frozen in calls:
                 call = ActorCall(worker.ids.new(), actor, method, b"", seq, returns)
-                if unread:
-                    mark_unread(call)
+                if outcome != VALUE:
+                    note_outcome(call, outcome)
                 task = Task(call, f"{name}.{method}", [], 0, None)
                 yield from worker._attach(task, (yield from self._thaw(frozen)))
                 callers.restore_call(client, task, seq)

@@ -45,7 +45,7 @@ from tests.sim.member import Failure, Steps, Violation
 from tests.sim.network import End
 from tests.sim.process import Interrupted
 from tests.sim.references import Encoded, encode
-from tests.sim.replay import Replay
+from tests.sim.replay import LOST, Replay
 from tests.sim.user import User
 from tests.sim.values import Unreadable
 
@@ -546,8 +546,8 @@ class Worker(User):
     def _fail(
         self, peer: bytes, call: Any, error: Failure, start: float, reading: bool = False
     ) -> None:
-        if reading and self.replay is not None:
-            value = self.replay.on_unread(call, error)
+        if self.replay is not None and (reading or error.kind in LOST):
+            value = self.replay.on_loss(call, error, reading)
         else:
             value = self._error(error)
         self._send(peer, DoneMany(call.id, [value], self._us(start)))

@@ -436,8 +436,19 @@ class Execution:
     def send(self, peer: bytes, message: Any) -> None:
         """Queue a reply. It waits for references of third parties that this call has kept."""
         runtime = self.runtime
-        if self.replay is not None:
-            peer = self.replay.on_reply(peer, message)
+        replay = self.replay
+        if replay is not None:
+            known = replay.ledger.in_step
+            if (
+                message.id is replay.turn_id
+                and known is not None
+                and known is replay.turn
+                and type(message) is Done
+            ):  # as `on_reply` does, which is not asked: nearly always the caller needs no word
+                replay.turn_id = b""
+                known.answers[known.next - 1] = message
+            else:
+                peer = replay.on_reply(peer, message)
         with runtime.lock:
             if runtime.released:
                 runtime.drain()

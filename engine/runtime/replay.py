@@ -76,8 +76,8 @@ class Replay:
         self._gone: list[bytes] = []  # callers that are dead and that no checkpoint covers yet
         self._hurry = False  # a checkpoint is due as soon as it can be
         self._unwanted: set[bytes] = set()  # cancelled before it was known if they were applied
-        self._turn: Any = None  # the caller whose call is being applied
-        self._turn_id = b""
+        self.turn: Any = None  # the caller whose call is being applied
+        self.turn_id = b""
         self._open: dict[bytes, tuple[Caller, int]] = {}  # calls of actors being applied
         self._processes: dict[bytes, bytes] = {}  # of callers that are actors
         self._pending: tuple[int, int, dict[bytes, int], dict[bytes, int]] | None = None
@@ -103,7 +103,7 @@ class Replay:
             ledger = self.ledger
             known = ledger.begin_if_new(peer, seq, call.acked)
             if known is not None:
-                self._turn, self._turn_id = known, call.id
+                self.turn, self.turn_id = known, call.id
                 self._worker.run_call(peer, call)
                 if ledger.applied >= self._look_at or self._news:
                     self.look()
@@ -142,7 +142,7 @@ class Replay:
                 known.running[call.seq] = peer, call.id
                 self._open[call.id] = known, call.seq
             else:
-                self._turn, self._turn_id = known, call.id
+                self.turn, self.turn_id = known, call.id
         self._worker.run_call(peer, call)
         if self.checkpoints is not None:
             self.look()
@@ -220,9 +220,9 @@ class Replay:
         """
         ledger = self.ledger
         kind = type(message)
-        if message.id == self._turn_id and kind is not Item:
-            self._turn_id = b""
-            known = self._turn
+        if message.id == self.turn_id and kind is not Item:
+            self.turn_id = b""
+            known = self.turn
             known.answers[known.next - 1] = message if kind is Done else self._kept(message)
             if known is ledger.in_step:
                 return peer
@@ -330,7 +330,7 @@ class Replay:
             return  # the end of either is a reason to look again
         if self._seconds is not None:
             self._due = perf_counter() + self._seconds
-        if self._open or self._turn_id:
+        if self._open or self.turn_id:
             return
         if self._runtime.owner.unfinished:
             # Calls of the actor are on their way. Restored, it would not make them again.

@@ -228,8 +228,8 @@ class Callers:
             retained.pass_over(self._log(client.id), self.identity)
         client.seq = max(client.seq, number)
 
-    def step_over_taken(self) -> None:
-        """All of our own order is replayed: no call to come is one of those that are known."""
+    def _step_over_taken(self) -> None:
+        """No call to come is one of those that are known: none of ours is left to be numbered."""
         for actor, number in self.taken.pass_all().items():
             client = self.actors.get(actor)
             if client is None:
@@ -413,7 +413,11 @@ class Callers:
         client.queue.append(task)  # it may be on the point of asking
 
     def numbering(self) -> dict[bytes, int]:
-        """The next number of our calls to each actor, for our own checkpoint."""
+        """The next number of our calls to each actor, for our own checkpoint.
+
+        No call of ours is under way.
+        """
+        self._step_over_taken()
         return self.numbers | {one: client.seq for one, client in self.actors.items()}
 
     def known_orders(self) -> dict[bytes, Any]:

@@ -73,7 +73,7 @@ class Taken:
         return number
 
     def pass_all(self) -> dict[bytes, int]:
-        """The next number of calls to each actor when all of the order is replayed."""
+        """The next number of calls to each actor when all those before it have theirs."""
         found = {actor: made[0][2] + 1 for actor, made in self._made.items()}
         self._made.clear()
         return found

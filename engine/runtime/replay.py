@@ -187,8 +187,6 @@ class Replay:
                     f"penstock: {recovery.lost} calls that this actor had applied are gone: who "
                     "made them died together with it, and nobody else can send them again\n"
                 )
-            with self._runtime.lock:
-                self._runtime.owner.callers.step_over_taken()
             self._choose_way()
 
     def _choose_way(self) -> None:
@@ -355,8 +353,8 @@ class Replay:
         with self._runtime.lock:  # whoever waits for the last answer need not wait for this
             self._runtime.reactor.flush()
             received = None if callers.received is None else _encode(callers.received.snapshot())
+            numbers = callers.numbering()
         self._hurry = False
-        numbers = callers.numbering()
         saved = ledger.snapshot(pack_answers)
         logs = callers.known_orders()
         calls = retained_calls(self._runtime)

@@ -124,7 +124,10 @@ class ActorProcess:
             for call in calls:
                 again = ActorCall(call.id, TARGET, "m", call.args, UNNUMBERED)
                 self.callers.restore_call(self.client, Task(again, "B.m", [], 0, None), call.seq)
-        self.callers.on_changed(ActorChanged(TARGET, "alive", world.target.name))
+
+    def find_target(self) -> None:
+        """The head says where the other actor is."""
+        self.callers.on_changed(ActorChanged(TARGET, "alive", self.world.target.name))
 
     def _failed(self, task: Task, value: Any) -> None:
         raise AssertionError("no call may fail")
@@ -178,7 +181,6 @@ class ActorProcess:
                     self._apply(*item)
         if recovery is not None and recovery.finished:
             self.recovery = None
-            self.callers.step_over_taken()
 
     def cancel(self, call_id: bytes) -> None:
         """As `Replay.cancel` and `Cancelling`, without waiting for the queue."""
@@ -409,6 +411,8 @@ class World:
                 choices += [lambda one=one: one.receive(self.to_caller[one.name].popleft())] * 2
         if self.actor.queue:
             choices += [self.actor.step] * 4
+        if self.actor.client.state != "alive":
+            choices.append(self.actor.find_target)
         if calls and self.actor.recovery is None and self.random.random() < 0.1:
             choices.append(self._call_besides)
         if self.to_target:

@@ -170,7 +170,6 @@ class Replay:
             self._world.mark("an actor was replayed")
             self._world.keepers.on_replayed(self.actor_id, recovery)
             self.recovery = None
-            self._worker.owner.callers.step_over_taken()
 
     def on_loss(self, call: ActorCall, error: Failure, reading: bool) -> Value:
         """As `Replay.on_loss`."""

@@ -7,6 +7,8 @@ from collections import Counter
 from random import Random
 from typing import Any
 
+from msgspec.structs import replace
+
 from engine.config import Config
 from engine.core.control import NodeLost, WorkerDied
 from engine.core.ids import node_of, process_id
@@ -100,6 +102,9 @@ class World:
             store_wait_seconds=draw.choice([0.01, 0.1]),
         )
         on = self.faults.on
+        if on["little memory"] and on["little disk"]:
+            # Call after call may wait so long, and fail: that is slow, and not stuck.
+            self.config = replace(self.config, store_wait_seconds=0.01)
         self.store_bytes = draw.choice([256 << 10, 1 << 20]) if on["little memory"] else 1 << 30
         self.disk_bytes = draw.choice([0, 200 << 10]) if on["little disk"] else 1 << 30
         self.segment_bytes = min(256 << 10, self.store_bytes // 16)  # as `Node` does

@@ -427,6 +427,7 @@ class Preloaded(msgspec.Struct, array_like=True, gc=False, tag=73):
     """From a new zygote: it is warm (`error` empty) or could not be warmed."""
 
     error: str
+    pid: int = 0
 
 
 class Assigned(msgspec.Struct, array_like=True, gc=False, tag=110):

@@ -15,8 +15,8 @@ from engine.core.control import Stop
 
 if TYPE_CHECKING:
     from engine.runtime.logs import WorkerLogs
-    from engine.runtime.node import Process
     from engine.runtime.reactor import Reactor
+    from engine.runtime.record import Process
 
 __all__ = ["end_all"]
 

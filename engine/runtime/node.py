@@ -70,38 +70,17 @@ from engine.runtime.node_store import NodeStore
 from engine.runtime.notebook import Notebook
 from engine.runtime.process import exit_cause
 from engine.runtime.reactor import Reactor
+from engine.runtime.record import Process
 from engine.runtime.services import Services
 from engine.wire.connection import Connection
 from engine.wire.descriptors import OUT_OF_DESCRIPTORS, descriptors_left, reserve
 
-__all__ = ["Node", "Process"]
+__all__ = ["Node"]
 
 # Dead processes whose pid and cause can still be told to those who ask late.
 _DEAD_KEPT = 10_000
 # The node has for each worker its line, its output, its pidfd and its page; some more for a moment.
 _WORKER_DESCRIPTORS = 8
-
-
-class Process:
-    """A process of this node: a driver, a worker, or the zygote."""
-
-    __slots__ = (
-        *("connection", "environment", "error", "expected", "kind", "notebook", "peers", "pid"),
-        *("pidfd", "shared", "started"),
-    )
-
-    def __init__(self, kind: str, connection: Connection | None, pid: int) -> None:
-        self.kind = kind
-        self.connection = connection
-        self.pid = pid
-        self.pidfd = -1
-        self.peers: set[bytes] = set()
-        self.expected = ""  # why the engine itself killed it, and the error its owners get
-        self.error = ""
-        self.environment = b""
-        self.notebook: Notebook | None = None
-        self.shared = 0  # bytes of memory that a worker had from its zygote
-        self.started = time()
 
 
 class Node:
@@ -235,6 +214,7 @@ class Node:
         mine, theirs = socket.socketpair()
         self.add(process, kind, mine, 0)
         self._processes[process].environment = environment
+        self._processes[process].zygote = self._zygote
         line = self._processes[self._zygote].connection
         if line is None:  # it has just died, and so will this node
             theirs.close()
@@ -260,6 +240,9 @@ class Node:
             self.kill(successor, message.error)
             return
         old, self._zygote = self._zygote, successor
+        if not self._processes[successor].pid:  # who forked it died before it could say
+            self._processes[successor].pid = message.pid
+            self.watch_pid(successor)
         self.send(old, Stop("its successor is warm"))  # it still forks what it was asked to
         self.machine.fresh_is_warm = True
 
@@ -302,8 +285,9 @@ class Node:
         record = self._processes.get(process)
         if record is None:
             return
-        if record.connection is not None and record.kind != "zygote":
-            # What it still managed to say comes before its death, while everybody knows it.
+        if record.connection is not None and process != self._successor:
+            # What it still managed to say comes before its death, while everybody knows it. (But
+            # not that it is warm.)
             self.reactor.drain_and_remove(record.connection)
         if self._processes.pop(process, None) is None:
             return  # its end was the last that it said
@@ -317,6 +301,8 @@ class Node:
                 self.stopping = f"the zygote {cause}"
             elif process == self._successor:
                 self._successor = b""
+            else:
+                self._drop_unborn()
             return
         words = self.logs.on_died(process)
         if self._ending:
@@ -354,6 +340,13 @@ class Node:
         for orphan in self.machine.workers.values():
             if orphan.owner == process and orphan.use == "lease":
                 self.kill(orphan.process, f"its owner (pid {died.pid}) {cause}")
+
+    def _drop_unborn(self) -> None:
+        """Their zygote died, or ended, before it did or told what it was asked for."""
+        for one, record in list(self._processes.items()):
+            lost = record.zygote and record.zygote not in self._processes
+            if lost and record.is_unborn() and not self.stopping:
+                self._gone(one)
 
     @staticmethod
     def _cause(pid: int) -> str:
@@ -424,6 +417,7 @@ class Node:
             process.connection = None
             if process.kind not in ("worker", "zygote"):
                 self._gone(connection.peer, "closed the connection")
+            self._drop_unborn()
 
     def _on_hello(self, peer: bytes, message: Hello) -> None:
         record = self._processes[peer]

@@ -49,7 +49,7 @@ def _loop(sock: socket.socket, node_pid: int, frame_max: int) -> None:
                 connection.flush()
                 os._exit(0)
             if isinstance(message, Preload):
-                connection.out.append(Preloaded(_preload(message.what)))
+                connection.out.append(Preloaded(_preload(message.what), os.getpid()))
             else:
                 _fork(connection, message, node_pid, frame_max)
         connection.flush()

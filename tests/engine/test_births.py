@@ -9,12 +9,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import engine
 from engine.config import Config
+from engine.core.control import Preloaded
+from engine.runtime.node import Node
+from engine.runtime.record import Process
 from tests.engine.support import alive, eventually, kill9, node_pid, zygote_pids
 
 SECONDS = 30
@@ -108,3 +112,41 @@ def test_whoever_dies_as_it_is_forked_is_replaced(own: Any, delay: float) -> Non
 
 def _running() -> list[int]:
     return [one["pid"] for one in engine.state.list_workers() if one["use"] == "actor"]
+
+
+def test_what_a_zygote_was_asked_for_when_it_died_is_not_waited_for() -> None:
+    """Its successor was warm already, so the node lives: it has to ask again."""
+    gone: list[bytes] = []
+    line: Any = object()
+    node: Any = SimpleNamespace(_processes={}, stopping="", _gone=gone.append)
+
+    def add(name: bytes, zygote: bytes, pid: int, connection: Any) -> None:
+        node._processes[name] = Process("worker", connection, pid)
+        node._processes[name].zygote = zygote
+
+    add(b"old", b"", 7, line)
+    add(b"new", b"old", 0, line)
+    add(b"born", b"old", 8, None)
+    add(b"asked", b"old", 0, line)
+    add(b"lost", b"old", 0, None)
+    add(b"asked of the new one", b"new", 0, None)
+    Node._drop_unborn(node)
+    assert gone == []
+    del node._processes[b"old"]
+    Node._drop_unborn(node)
+    assert gone == [b"lost"]
+    node.stopping = "it ends"
+    Node._drop_unborn(node)
+    assert gone == [b"lost"]
+
+
+def test_a_zygote_whose_maker_died_before_it_could_say_tells_its_pid() -> None:
+    """Its death must be noticed as that of any other."""
+    watched: list[bytes] = []
+    records = {b"old": Process("zygote", None, 7), b"new": Process("zygote", None, 0)}
+    node: Any = SimpleNamespace(
+        _processes=records, _zygote=b"old", _successor=b"new", watch_pid=watched.append,
+        send=lambda peer, message: None, machine=SimpleNamespace(fresh_is_warm=False),
+    )  # fmt: skip
+    Node._on_preloaded(node, b"new", Preloaded("", 9))
+    assert (records[b"new"].pid, watched, node._zygote) == (9, [b"new"], b"new")

@@ -58,6 +58,7 @@ LONG_FUNCTIONS: dict[tuple[str, str], str] = {}
 WALL_CLOCK: dict[str, str] = {
     "engine/runtime/inventory.py": "times that people read",
     "engine/runtime/jobs.py": "when drivers came and went, for people",
+    "engine/runtime/node.py": "when the node was started, for people",
     "engine/runtime/record.py": "when a process was started, for people",
     "engine/runtime/views.py": "times that people read",
     "engine/util/replayed.py": "the time that a replayed actor asks for, and is told again",

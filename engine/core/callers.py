@@ -100,7 +100,8 @@ class Callers:
         self.acked: dict[bytes, int] = {}  # by actor: answers that our own checkpoint covers
         self.numbers: dict[bytes, int] = {}  # by actor: next number, from our own checkpoint
         self.taken = Taken()  # numbers of our calls in earlier lives
-        self.next_order: Callable[[], int] = lambda: 0  # for `ActorCall.order`
+        # For `ActorCall.order`; negative outside of a replay, when no call is made again.
+        self.next_order: Callable[[], int] = lambda: 0
         # Set when an actor that is replayed calls the one that this process runs.
         self.received: Received | None = None
         self.is_dead: Callable[[bytes], bool] = lambda process: False  # known to this process
@@ -218,7 +219,10 @@ class Callers:
         if not call.order:
             call.order = self.next_order()
         if self.taken:
-            self._step_over(client, self.taken.first(client.id, call.order))
+            again = call.order > 0
+            number = self.taken.first(client.id, call.order) if again else self.taken.end(client.id)
+            self._step_over(client, number)
+        call.order = abs(call.order)
 
     def _step_over(self, client: ActorClient, number: int) -> None:
         """Our next call has at least this number: those before it are of calls that are lost."""

@@ -72,6 +72,11 @@ class Taken:
         self._made.pop(actor, None)
         return number
 
+    def end(self, actor: bytes) -> int:
+        """No call to an actor that is none of those has a smaller number."""
+        made = self._made.pop(actor, None)
+        return made[0][2] + 1 if made else 0
+
     def pass_all(self) -> dict[bytes, int]:
         """The next number of calls to each actor when all those before it have theirs."""
         found = {actor: made[0][2] + 1 for actor, made in self._made.items()}

@@ -88,7 +88,7 @@ class Replay:
             self.checkpoints = Checkpoints(self._runtime, actor_id)
             callers = self._runtime.owner.callers
             callers.identity = actor_id
-            callers.next_order = lambda: self.ledger.log.end + 1
+            callers.next_order = self._next_order
             callers.before_effect = self._before_call_to
             callers.on_death = self._on_death
             callers.on_move = self._note
@@ -301,6 +301,10 @@ class Replay:
             covered = Covered(self.actor_id, log.start, log.event_start, seq)
             with self._runtime.lock:
                 self._runtime.send(process, covered)
+
+    def _next_order(self) -> int:
+        following = self.ledger.log.end + 1
+        return -following if self.recovery is None else following
 
     def _before_call_to(self, process: bytes) -> None:
         lacks = self.ledger.before_effect(process)

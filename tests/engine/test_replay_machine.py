@@ -105,7 +105,7 @@ class ActorProcess:
             lambda task: None,
         )
         self.callers.identity = ACTOR
-        self.callers.next_order = lambda: self.ledger.log.end + 1
+        self.callers.next_order = self._next_order
         self.callers.before_effect = self._before_call_to
         if checkpoint is not None:
             state, saved, numbers, logs, calls = checkpoint
@@ -124,6 +124,10 @@ class ActorProcess:
             for call in calls:
                 again = ActorCall(call.id, TARGET, "m", call.args, UNNUMBERED)
                 self.callers.restore_call(self.client, Task(again, "B.m", [], 0, None), call.seq)
+
+    def _next_order(self) -> int:
+        following = self.ledger.log.end + 1
+        return -following if self.recovery is None else following
 
     def find_target(self) -> None:
         """The head says where the other actor is."""

@@ -59,10 +59,11 @@ _ERRORS = (
 )
 # Requests and answers that were lost with one of their ends, each way.
 _LOST = ("AddBorrower", "BorrowAck", "Call", "Connect", "Done", "DoneMany", "DropBorrower", "Fetch")
-# Messages of what the simulator does not have: zygotes, logs, channels, durable values.
+# Messages of what the simulator does not have: zygotes, logs, channels, durable values, drivers
+# that come in by a door, and keepers of scopes.
 _ABSENT = {
     *("ChannelFrame", "Entrust", "Entrusted", "Fork", "Forked", "History", "KillWorker"),
-    *("Leaving", "Log", "LogShown", "Preload", "Preloaded", "Stop"),
+    *("Join", "Leaving", "Log", "LogShown", "Noted", "Preload", "Preloaded", "Stop"),
 }
 # A node refuses no actor here: there are no placement groups and environments of several nodes.
 _NEVER = {NotPlaced}

@@ -75,7 +75,7 @@ class Replay:
             self.checkpoints = Checkpoints(worker, actor_id)
             callers = worker.owner.callers
             callers.identity = actor_id
-            callers.next_order = lambda: self.ledger.log.end + 1
+            callers.next_order = self._next_order
             callers.before_effect = self._before_call_to
             callers.on_death = self._on_death
             callers.on_move = self._note
@@ -254,6 +254,10 @@ class Replay:
             self._world.mark("a new process of a caller hears what is covered")
             covered = Covered(self.actor_id, log.start, log.event_start, seq)
             self._worker.send(process, covered)
+
+    def _next_order(self) -> int:
+        following = self.ledger.log.end + 1
+        return -following if self.recovery is None else following
 
     def _before_call_to(self, process: bytes) -> None:
         lacks = self.ledger.before_effect(process)

@@ -193,10 +193,10 @@ def test_the_end_waits_for_room_on_the_disk(cluster: Any, tmp_path: Path) -> Non
     with deploy(tmp_path, every=0.05) as handle:
         eventually(lambda: handle.checkpoint_statistics().commits > 0, 20)
         states = tmp_path / "ck" / "states"
+        aborts = handle.checkpoint_statistics().aborts
         states.rename(tmp_path / "away")
         states.write_text("no directory: nothing can be written here")
         (tmp_path / "stop").touch()
-        aborts = handle.checkpoint_statistics().aborts
         eventually(lambda: handle.checkpoint_statistics().aborts > aborts, 20)
         with pytest.raises(GetTimeoutError):
             handle.wait(timeout=0.2)

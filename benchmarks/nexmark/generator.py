@@ -270,7 +270,8 @@ def _filler(mean_length: int) -> _Column:
 
     def column(block: _Block) -> pa.Array:
         texts, events = _texts(mean_length), block.events
-        if len(events) and events[-1] - events[0] == len(events) - 1:
+        in_order = block.settings.group == 1 and len(events) > 0
+        if in_order and events[-1] - events[0] == len(events) - 1:
             return texts.slice(int(events[0]) % _FILLER_PERIOD, len(events))
         return texts.take(pa.array(events % _FILLER_PERIOD))
 

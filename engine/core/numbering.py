@@ -79,9 +79,7 @@ class Taken:
 
     def pass_all(self) -> dict[bytes, int]:
         """The next number of calls to each actor when all those before it have theirs."""
-        found = {actor: made[0][2] + 1 for actor, made in self._made.items()}
-        self._made.clear()
-        return found
+        return {actor: self.end(actor) for actor in list(self._made)}
 
     def __bool__(self) -> bool:
         return bool(self._made)

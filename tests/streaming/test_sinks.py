@@ -106,14 +106,19 @@ def test_prepare_commit_abort(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["part-00003-00000.parquet"]
 
 
+def prepared(folder: Path) -> tuple[st.Sink, Any]:
+    """A sink with one part that is written and not synced."""
+    sink = st.write_parquet(folder)
+    writer = sink.open(0, 1)
+    writer.write(TABLE.to_batches()[0])
+    return sink, writer.prepare()
+
+
 def test_what_could_not_be_synced_is_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel would say yes to a second sync, without the pages that it could not write."""
-    sink = st.write_parquet(tmp_path)
-    writer = sink.open(0, 1)
-    writer.write(TABLE.to_batches()[0])
-    token = writer.prepare()
+    sink, token = prepared(tmp_path)
 
     def fails(_descriptor: int) -> None:
         raise OSError(5, "Input/output error")
@@ -129,10 +134,7 @@ def test_what_could_not_be_synced_is_written_again(
 def test_a_commit_whose_sync_failed_is_synced_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sink = st.write_parquet(tmp_path)
-    writer = sink.open(0, 1)
-    writer.write(TABLE.to_batches()[0])
-    token = writer.prepare()
+    sink, token = prepared(tmp_path)
     sink.sync(token)
     synced: list[int] = []
 

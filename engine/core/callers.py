@@ -466,16 +466,17 @@ class Callers:
         """An actor that was restored wants to know what we know.
 
         What its former processes have said may still be on its way, on another line. The news of
-        their deaths comes behind it; from then on what we know cannot become more.
+        their deaths comes behind it; from then on what we know cannot become more. What is covered
+        counts at once: an answer from the checkpoint may be next, which is no part of the order.
         """
+        covered = message.covered
+        self.on_covered(covered)
         unknown = [one for one in message.former if not self.is_dead(one)]
         if unknown:
             self._asks.append((peer, message))
             for one in unknown:
                 self._send(self._node, Connect(one))
             return
-        covered = message.covered
-        self.on_covered(covered)
         actor, log = covered.actor, OrderLog(covered.order, covered.event)
         if actor in self.actors or actor in self.logs:
             log = self._log(actor)

@@ -262,6 +262,7 @@ class Callers:
         elif message.state == "dead":
             client.state, client.failure = "dead", message.failure
             client.keep = None
+            tells = client.retained is not None or bool(client.in_flight)
             client.queue.extendleft(reversed(client.in_flight.values()))
             client.queue.extend(client.aside.values())
             client.in_flight.clear()
@@ -276,8 +277,8 @@ class Callers:
             if client.retained is not None:
                 client.retained.calls.clear()
                 client.retained.tasks.clear()
-                if client.process and not self.is_dead(client.process):
-                    self._ended[client.process] = message.id
+            if tells and client.process and not self.is_dead(client.process):
+                self._ended[client.process] = message.id
             del self.actors[message.id]  # handles still have the record; others ask the head
         elif message.state == "restarting":
             self._restarting(client)

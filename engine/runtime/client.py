@@ -50,7 +50,7 @@ from engine.runtime.shared_memory import SharedMemory
 from engine.runtime.spilling import Spilling
 from engine.runtime.values import Unreadable, Values
 from engine.runtime.views import Views
-from engine.runtime.waiting import Waits
+from engine.runtime.waiting import Aside, Waits
 from engine.store import codec
 from engine.store.refs import ObjectRef, adopt, set_holder
 from engine.wire.connection import Connection
@@ -124,6 +124,8 @@ class Runtime:
         self.restoring: tuple[Restore, int] | None = None  # checkpoint of an actor to be made
         # Notes what may differ in a replay, or repeats it; set in an actor that is `replayable`.
         self.event: Callable[[Callable[[], Any]], Any] | None = None
+        # What the main thread does even while it waits; set in an actor that may be asked again.
+        self.aside: Aside | None = None
         self._admit = Admission(self, _running.get).admit
         self.node_alive = True
         self.unclaimed: Callable[[bytes, Any], None] | None = None  # what is not for an owner

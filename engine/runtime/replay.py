@@ -45,6 +45,7 @@ from engine.runtime.checkpoints import (
     unpack_answers,
 )
 from engine.runtime.execution import ActorExit
+from engine.runtime.waiting import Aside
 
 if TYPE_CHECKING:
     from engine.core.control import Restore
@@ -84,6 +85,7 @@ class Replay:
         self._news = False  # the checkpoint under way is safe, and nobody has been told
         self._former: list[bytes] = []  # processes that this actor has had since its checkpoint
         self.checkpoints: Checkpoints | None = None
+        self._aside = self._runtime.aside = Aside(self._known_already)
         if every is not None:
             self.checkpoints = Checkpoints(self._runtime, actor_id)
             callers = self._runtime.owner.callers
@@ -119,6 +121,20 @@ class Replay:
             return
         self.recovery.on_call(call.caller or peer, seq, (peer, call))
         self.go_on()
+
+    def on_repeated(self, peer: bytes, call: ActorCall) -> bool:
+        """An actor that is replayed calls again what it has called before; False if it does not.
+
+        Such a call is not queued behind the one that runs: that one may wait for an actor that
+        waits, in the order of its own replay, for what the caller does after it has this answer.
+        Under the lock, on any thread.
+        """
+        known = self.ledger.callers.get(call.caller)
+        if known is None or not 0 <= call.seq < known.next:
+            return False
+        self._aside.items.append((peer, call))
+        self._worker.queue.append((b"", self._aside))  # if the main thread does not wait meanwhile
+        return True
 
     def _known_already(self, peer: bytes, call: ActorCall) -> bool:
         caller = call.caller or peer
@@ -452,6 +468,9 @@ class Replay:
 
     def on_message(self, peer: bytes, message: Any) -> None:
         """A message for the replay has come to its turn in the worker's queue."""
+        if message is self._aside:
+            self._aside.go()
+            return
         if type(message) is Gone and message.process in self.ledger.callers:
             # What it has called nobody else can have applied again: soon a checkpoint covers it.
             self._gone.append(message.process)

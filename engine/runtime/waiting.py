@@ -5,7 +5,9 @@ Whoever waits serves the sockets itself (`runtime.reactor`), so a reply is hande
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from threading import current_thread, main_thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from engine.store.refs import ObjectRef
 if TYPE_CHECKING:
     from engine.runtime.client import Runtime
 
-__all__ = ["Waits"]
+__all__ = ["Aside", "Waits"]
 
 # How long a worker waits inside user code before it gives its slot back: less would make a round
 # trip to the node out of every short wait.
@@ -34,6 +36,22 @@ _WORTH_ASKING_SECONDS = 0.05
 _ANSWER_SECONDS = 0.5
 # A shorter wait than this is part of any call, and gets no line in the timeline.
 _LONG_SECONDS = 1e-3
+
+
+class Aside:
+    """What a worker's main thread does even while it waits inside user code.
+
+    `act` is called there with each peer and message of `items`, which any thread may add to.
+    """
+
+    def __init__(self, act: Callable[[bytes, Any], object]) -> None:
+        self.items: deque[tuple[bytes, Any]] = deque()
+        self._act = act
+
+    def go(self) -> None:
+        """Do what there is."""
+        while self.items:
+            self._act(*self.items.popleft())
 
 
 class Waits:
@@ -193,17 +211,27 @@ class Waits:
             return found
         patience = start + _PATIENCE_SECONDS
         if deadline is not None and deadline <= patience:
-            return self._runtime.reactor.wait_until(ready, deadline)
-        if self._runtime.reactor.wait_until(ready, patience):
+            return self._serve(ready, deadline)
+        if self._serve(ready, patience):
             return True
         self._block(+1)
         self.inside[call.id] = verb
         try:
-            return self._runtime.reactor.wait_until(ready, deadline)
+            return self._serve(ready, deadline)
         finally:
             self.inside.pop(call.id, None)
             self._block(-1)
             self._runtime.events.span(verb, start)
+
+    def _serve(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        reactor, aside = self._runtime.reactor, self._runtime.aside
+        if aside is None or current_thread() is not main_thread():
+            return reactor.wait_until(ready, deadline)
+        while True:
+            found = reactor.wait_until(lambda: bool(aside.items) or ready(), deadline)
+            if not aside.items:
+                return found
+            aside.go()
 
     def _block(self, change: int) -> None:
         with self._runtime.lock:

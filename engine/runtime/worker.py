@@ -108,6 +108,8 @@ class Worker:
         elif kind is ActorCall:
             if message.caller:
                 self.runtime.owner.callers.on_received(message)
+                if self.replay is not None and self.replay.on_repeated(peer, message):
+                    return
             if message.details is not None and message.details.group:
                 self._on_group_call(peer, message)
             else:
@@ -199,10 +201,9 @@ class Worker:
         self.execution.on_peer_gone(peer)
         if self.channel is not None:
             self.channel.on_peer_gone(peer)
-        kept = [item for item in self.queue if item[0] != peer]
-        if len(kept) < len(self.queue):
-            self.queue.clear()
-            self.queue.extend(kept)
+        if self.runtime.aside is not None:
+            _without(self.runtime.aside.items, peer)
+        _without(self.queue, peer)
 
     # ------------------------------------------------------------------ loop
 
@@ -405,6 +406,14 @@ class Worker:
             self.replay.write()  # so the constructor never runs twice
         else:
             self.execution.restore(create, *self.runtime.restoring)
+
+
+def _without(items: deque[tuple[bytes, Any]], peer: bytes) -> None:
+    """Take out what is of a peer that is gone."""
+    kept = [item for item in items if item[0] != peer]
+    if len(kept) < len(items):
+        items.clear()
+        items.extend(kept)
 
 
 def main(sock: socket.socket, process: bytes, environment: bytes = b"") -> int:

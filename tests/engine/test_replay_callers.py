@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -263,6 +264,121 @@ def test_last_words_of_an_actor_that_has_ended_leave_nothing() -> None:
     assert not callers.waits_for()
     callers.on_replay_ask(b"second", ReplayAsk(Covered(b"actor", 0, 0, -1), [b"first"]))
     assert callers.logs == {}
+
+
+def test_last_words_leave_nothing_with_a_caller_that_keeps_nothing_for_a_replay() -> None:
+    """An actor with checkpoints that is not restarted tells its order all the same."""
+    callers = Callers(
+        b"me", b"node", lambda to, message: None, lambda task, value: None, lambda task: None
+    )
+    client = callers.client(b"actor", "A", False)
+    callers.on_changed(ActorChanged(b"actor", "alive", b"first"))
+    task = Task(ActorCall(b"call", b"actor", "m", b"", UNNUMBERED), "A.m", [], 0, None)
+    task.actor = client
+    callers.submit(client, task)
+    callers.on_changed(ActorChanged(b"actor", "dead", b"first"))
+    callers.on_order(Order(b"actor", 1, [(b"other", 0, 2)], 0, []))
+    assert callers.waits_for() == [b"first"]
+    assert callers.logs == {}
+
+
+def test_an_answer_from_a_checkpoint_does_not_count_although_a_death_is_not_known_yet() -> None:
+    """The witness says later what it knows, but hears at once what is covered."""
+    sent: list[Any] = []
+    dead: set[bytes] = set()
+    callers = Callers(
+        b"me", b"node", lambda to, message: sent.append(message),
+        lambda task, value: None, lambda task: None,
+    )  # fmt: skip
+    callers.is_dead = dead.__contains__
+    client = callers.client(b"actor", "A", False, True)
+    callers.on_changed(ActorChanged(b"actor", "alive", b"first"))
+    task = Task(ActorCall(b"call", b"actor", "m", b"", UNNUMBERED), "A.m", [], 0, None)
+    task.actor = client
+    callers.submit(client, task)
+    callers.on_changed(ActorChanged(b"actor", "restarting"))
+    callers.on_changed(ActorChanged(b"actor", "alive", b"second"))
+    callers.on_replay_ask(b"second", ReplayAsk(Covered(b"actor", 1, 0, 0), [b"first"]))
+    callers.on_order(Order(b"actor", 2, [], 0, []))
+    assert callers.on_done(b"actor", b"call") is task
+    dead.add(b"first")
+    callers.on_process_died(b"first")
+    assert sent[-1] == ReplayOffer(Order(b"actor", 2, [], 0, []), b"")
+
+
+class Tip:
+    """The last of three actors."""
+
+    def __init__(self) -> None:
+        self.items: list[str] = []
+
+    def add(self, item: str) -> int:
+        self.items.append(item)
+        return len(self.items)
+
+    def add_and_die_once(self, item: str, once: str, other: int) -> int:
+        """Take the first of them along."""
+        self.items.append(item)
+        if not os.path.exists(once):
+            with open(once, "w"):
+                kill9(other)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return len(self.items)
+
+    @engine.method(read_only=True)
+    def all(self) -> list[str]:
+        return self.items
+
+
+class Middle:
+    """Is called by the first, and calls the last."""
+
+    def __init__(self, tip: Any) -> None:
+        self.tip = tip
+
+    def nothing(self) -> None:
+        pass
+
+    def through(self, once: str, other: int) -> int:
+        engine.get(self.tip.add.remote("middle"))  # whose answer tells the order up to there
+        return engine.get(  # type: ignore[no-any-return]
+            self.tip.add_and_die_once.remote("middle, at last", once, other)
+        )
+
+
+class First:
+    """Calls both."""
+
+    def __init__(self, tip: Any, middle: Any) -> None:
+        self.tip = tip
+        self.middle = middle
+
+    @engine.method(read_only=True)
+    def pid(self) -> int:
+        return os.getpid()
+
+    def call(self, once: str, me: int) -> int:
+        engine.get(self.middle.nothing.remote())
+        engine.get(self.tip.add.remote("first"))
+        return engine.get(self.middle.through.remote(once, me))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_repeated_call_is_answered_while_another_one_waits(
+    cluster: Any, tmp_path: Path, kept: bool
+) -> None:
+    """The first and the last die. The last waits for the first, in the order that the one in the
+    middle knows; the first asks the middle again what it had asked before; and the middle waits for
+    the last.
+    """
+    options = {"max_restarts": -1, "checkpoint_every": 1000}
+    tip = engine.remote(Tip).options(**options).remote()
+    middle = engine.remote(Middle).options(**(options if kept else {})).remote(tip)
+    first = engine.remote(First).options(**options).remote(tip, middle)
+    pid = engine.get(first.pid.remote(), timeout=SECONDS)
+    ref = first.call.remote(str(tmp_path / "once"), pid)
+    assert engine.get(ref, timeout=SECONDS) == 3
+    assert engine.get(tip.all.remote(), timeout=SECONDS) == ["first", "middle", "middle, at last"]
 
 
 @pytest.mark.parametrize("answer", ["Holding", "death"])

@@ -15,6 +15,7 @@
 `node`               the edge of the node (as `runtime.node`, `runtime.services`)
 `tasks`, `actors`    user code whose results are known beforehand, and its oracles
 `replay`             of an actor with checkpoints (as `runtime.replay`)
+`frozen`             what goes into its checkpoint besides the ledger
 `checkpoints`        their memory (as `runtime.checkpoint_memory`, `runtime.checkpoints`)
 `keepers`, `history` such actors: their code, the driver's steps, what must come of them
 `topologies`         a topology on its inline edge, with epochs, crashes and a disk that forgets

@@ -38,8 +38,26 @@ class Book:
         self.answers: dict[str, tuple[int, int]] = {}
         self.lost = 0  # calls of dead callers that a replay could not have
         self.deaths = 0
+        self.down = False  # it has died, and its replay is not over
+        self.together: set[Book] = set()  # of actors that were down while it was
         self.targets: list[Book] = []
+        self.callers: list[Book] = []
         self.kept: dict[str, int] = {}  # what the call of this name gave the actor to keep
+
+    @property
+    def decided_anew(self) -> bool:
+        """Whether which of two callers came first may be another one than somebody has seen.
+
+        That is not promised where an actor and one that calls it, or two on the way to it, are
+        down together: what each knew of the other's order is lost with them.
+        """
+        above = {self}
+        left = [self]
+        while left:
+            found = [one for one in left.pop().callers if one not in above]
+            above.update(found)
+            left += found
+        return self.deaths > 0 and any(one.together & above for one in above)
 
     def name(self, process: bytes) -> str:
         """The name of a process's next call."""
@@ -51,7 +69,7 @@ class Book:
     def on_answer(self, name: str, position: int, digest: int) -> None:
         """Somebody has seen the answer to a call."""
         known = self.answers.get(name)
-        if known is not None and known != (position, digest) and not self.lost:
+        if known not in (None, (position, digest)) and not self.lost and not self.decided_anew:
             raise Violation(f"call {name} was answered {known} and then {position, digest}")
         self.answers[name] = position, digest
 
@@ -100,7 +118,7 @@ class Book:
         self.lost += sum(
             name not in there and not world.is_well(self.lines[name]) for name in self.answers
         )  # died together with the actor: nobody knows of them any more
-        if self.lost:
+        if self.lost or self.decided_anew:
             return  # what was answered before may have been after a call that is gone
         for name, (position, digest) in self.answers.items():
             if not 0 < position <= len(history) or history[position - 1] != name:

@@ -68,18 +68,30 @@ class Keepers:
             "keeper": 3.0, "apply": 8.0, "feed": 2.0, "look_at": 2.0,
             "stop_keeper": 2.0 * on["actor kills"], "cancel_apply": 2.0 * on["cancels"],
         }  # fmt: skip
+        if world.apart("shaken keepers").random() < 0.8:
+            self.wishes["shake"] = 8.0 * on["actor kills"]
 
     # ------------------------------------------------------------------ what happens
 
     def on_end(self, worker: Worker) -> None:
         """A process ends."""
+        book = self.books.get(worker.actor_id)
+        if book is None:
+            return
         if type(worker.actor) is Keeper:
-            self.books[worker.actor_id].deaths += 1
+            book.deaths += 1
+        if worker.replay is not None and worker.replay.checkpoints is not None:
+            book.down = True
+            for other in self.books.values():
+                if other.down and other is not book:
+                    book.together.add(other)
+                    other.together.add(book)
 
     def on_replayed(self, actor: bytes, recovery: Recovery) -> None:
         """A replay is over: only what dead callers have called may be lacking."""
+        book = self.books[actor]
+        book.down = False
         if recovery.lost:
-            book = self.books[actor]
             processes = {*book.lines.values()}
             if all(self.world.is_well(one) for one in processes) and not self._is_target(book):
                 raise Violation(f"calls of living callers to actor {book.number} were lost")
@@ -100,9 +112,12 @@ class Keepers:
                 raise Violation(f"an actor ends for {name}, which nobody has found damaged")
         self.world.mark("an actor ended since an argument of its history is lost")
 
-    def on_patience(self, recovery: Recovery) -> None:
+    def on_patience(self, actor: bytes, recovery: Recovery) -> None:
         """A recovery has waited for as long as it may."""
-        if recovery.until <= self.world.clock.now:
+        if recovery.until > self.world.clock.now:
+            return
+        self.world.mark("a replay has run out of patience")
+        if not self.books[actor].decided_anew:
             raise Violation(f"a replay waited in vain for {recovery.waiting or 'a call'}")
 
     # ------------------------------------------------------------------ the actor's code
@@ -230,6 +245,8 @@ class Keepers:
         )
         book = self.books[handle.client.id] = Book(number)
         book.targets = [one.book for one in targets]
+        for target in book.targets:
+            target.callers.append(book)
         self.actors.append(_Actor(handle, book, targets, kept))
 
     def do_apply(self, user: User) -> Steps:
@@ -329,6 +346,23 @@ class Keepers:
         return
         yield
 
+    def do_shake(self, user: User) -> Steps:
+        """End callers and called together, while they are called and calls are cancelled: some of
+        them are asked again, in the middle of a call, what an earlier process of a caller asked.
+        """
+        draw = self.draw
+        kept = [one for one in self.actors if one.kept]
+        for _ in range(draw.choice([0, 3, 8]) if kept else 0):
+            for _ in range(draw.choice([0, 1, 3])):
+                yield from self._call(user, draw.choice(kept))
+            if draw.random() < 0.5:
+                yield from self.do_cancel_apply(user)
+            yield draw.choice([20e-6, 300e-6, 3e-3]) * draw.random()
+            for actor in draw.sample(kept, min(len(kept), draw.choice([0, 1, 2, 3]))):
+                self.world.mark("fault: actor kills")
+                self.world.workload.actors_ended = True
+                user.kill(actor.handle, False)
+
     # ------------------------------------------------------------------ the end
 
     def end(self, user: User) -> Steps:
@@ -388,7 +422,8 @@ class Keepers:
             for which, target in enumerate(other.targets):
                 if target is not actor or other.dead:
                     continue
-                well = other.kept or self.world.is_well(other.handle.client.process)
+                client = other.handle.client  # it may have ended since its history was read
+                well = (other.kept and client.state != "dead") or self.world.is_well(client.process)
                 for place, (name, told) in enumerate(other.seen):
                     good = well and (not told or type(told[which][0]) is int)
                     made[f"{name}/{which}"] = other, place * 8 + which, good
@@ -396,11 +431,14 @@ class Keepers:
 
     def _may_be_lost(self, name: str) -> bool:
         """Whether a call to one of them may be lost, though what it called is not: with its caller,
-        or with one on the way from it that is not replayed.
+        or with one on the way from it that is not replayed. Or it was cancelled, and those that
+        knew of its first life were down together.
         """
         root, well = name.partition("/")[0], self.world.is_well
-        caller = next(book.lines[root] for book in self.books.values() if root in book.lines)
-        return not well(caller) or any(
+        book = next(book for book in self.books.values() if root in book.lines)
+        if root in book.optional and any(one.decided_anew for one in self.books.values()):
+            return True
+        return not well(book.lines[root]) or any(
             one.dead or not (one.kept or well(one.handle.client.process)) for one in self.actors
         )
 
@@ -410,8 +448,8 @@ class Keepers:
         known = {name: (whose, which) for name, (whose, which, _must) in made.items()}
         actor.book.check(actor.history, known, self._may_be_lost, self.world)
         for other in callers:
-            if other.dead or (other.book.deaths and actor.book.deaths) or actor.book.lost:
-                continue  # which of two came first may have been decided anew
+            if other.dead or actor.book.decided_anew or actor.book.lost:
+                continue
             which = other.targets.index(actor)
             for name, told in other.seen:
                 if told and type(told[which][0]) is int:

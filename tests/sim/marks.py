@@ -33,7 +33,7 @@ _BRANCHES = (
     *("came to a host that is down",),
     *("a node's life is over: has not found its head", "pulled from another node"),
     *("a node's life is over: was declared dead by the head", "lost on a cut link"),
-    *("a call came behind the order of a replay", "to or from a slow host"),
+    "to or from a slow host",
     *("datagram Fenced", "the end of a journal was cut off", "the head is back"),
     *("a history was compared", "a repeated call is answered again", "an event was replayed"),
     *("an actor was replayed", "calls were replayed", "an answer of a replayed actor"),
@@ -65,6 +65,8 @@ _ABSENT = {
     *("ChannelFrame", "Entrust", "Entrusted", "Fork", "Forked", "History", "KillWorker"),
     *("Join", "Leaving", "Log", "LogShown", "Noted", "Preload", "Preloaded", "Stop"),
 }
+# Too rare to be asked for: "a repeated call was answered while another one waits", "a call came
+# behind the order of a replay". tests/engine/test_replay_callers.py comes there each time.
 # A node refuses no actor here: there are no placement groups and environments of several nodes.
 _NEVER = {NotPlaced}
 

@@ -5,13 +5,13 @@ Mirrors `runtime.replay`, and of `runtime.checkpoints` what goes into a checkpoi
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import msgspec
 
 from engine.core.control import ActorChanged, CheckpointKept, Restore
-from engine.core.dispatch import Task
 from engine.core.ids import PROCESS_BYTES, owner_of
 from engine.core.ledger import APPLY, KNOWN, SKIPPED, Caller, Ledger, Untold
 from engine.core.messages import (
@@ -27,11 +27,11 @@ from engine.core.messages import (
 )
 from engine.core.numbering import Made, Received
 from engine.core.recovery import Recovery
-from engine.core.retention import READS, UNREAD, VALUE, note_outcome, outcome_of
-from engine.core.values import ERROR_NONE, Value, encode_failure
+from engine.core.retention import READS, UNREAD, outcome_of
+from engine.core.values import Value, encode_failure
 from tests.sim.checkpoints import Checkpoints
+from tests.sim.frozen import freeze, restore_calls, retained_calls, thaw
 from tests.sim.member import Failure, Steps, Violation
-from tests.sim.references import Ref
 
 if TYPE_CHECKING:
     from tests.sim.worker import Worker
@@ -42,7 +42,6 @@ __all__ = ["LOST", "Gone", "Replay"]
 LOST = {
     *("ObjectFreedError", "ObjectLostError", "ObjectReconstructionFailedError", "OwnerDiedError"),
 }
-_OWN = "\0own"  # begins a list that stands for a reference to an object of the actor's own
 _values = msgspec.msgpack.Decoder(list[Value]).decode
 _received = msgspec.msgpack.Decoder(tuple[bytes, dict[bytes, list[Made]]]).decode
 
@@ -71,6 +70,7 @@ class Replay:
         self._news = False
         self._former: list[bytes] = []
         self.checkpoints: Checkpoints | None = None
+        self.repeated: deque[tuple[bytes, ActorCall]] = deque()
         if every is not None:
             self.checkpoints = Checkpoints(worker, actor_id)
             callers = worker.owner.callers
@@ -105,6 +105,20 @@ class Replay:
             return
         self.recovery.on_call(call.caller or peer, seq, (peer, call))
         yield from self.go_on()
+
+    def on_repeated(self, peer: bytes, call: ActorCall) -> bool:
+        """As `Replay.on_repeated`."""
+        known = self.ledger.callers.get(call.caller)
+        if known is None or not 0 <= call.seq < known.next:
+            return False
+        self.repeated.append((peer, call))
+        self._worker.queue.append((b"", self.repeated))
+        return True
+
+    def answer_repeated(self) -> Steps:
+        """As `Aside.go`."""
+        while self.repeated:
+            yield from self._known_already(*self.repeated.popleft())
 
     def _known_already(self, peer: bytes, call: ActorCall) -> Steps:
         caller = call.caller or peer
@@ -328,8 +342,8 @@ class Replay:
         received = None
         if callers.received is not None:
             received = msgspec.msgpack.encode(callers.received.snapshot())
-        calls = yield from self._retained_calls()
-        state = yield from self._freeze(self._worker.actor.state())
+        calls = yield from retained_calls(self._worker)
+        state = yield from freeze(self._worker, self._worker.actor.state())
         told = []
         for one, (following, acked, answers) in saved["callers"].items():
             kept = []
@@ -338,74 +352,10 @@ class Replay:
                     kept.append([seq, answer.data, answer.us])
                 else:
                     values, blobs, refs = answer
-                    frozen = yield from self._freeze(list(refs))
+                    frozen = yield from freeze(self._worker, list(refs))
                     kept.append([seq, msgspec.msgpack.encode(values), list(blobs), frozen])
             told.append([one, following, acked, kept])
         return [saved["order"], saved["events"], told, numbers, logs, calls, received, state]
-
-    def _retained_calls(self) -> Steps:
-        """As `checkpoints.retained_calls`."""
-        found = []
-        for client in self._worker.owner.callers.actors.values():
-            if client.retained is not None and client.retained.calls:
-                calls = []
-                for call in client.retained.calls:
-                    task = client.retained.tasks.get(call.seq)
-                    deps = None if task is None else task.deps
-                    given = yield from self._given_arguments(call, deps)
-                    given = yield from self._freeze(given)
-                    calls.append([call.seq, call.method, call.returns, outcome_of(call), given])
-                found.append([client.id, client.name, calls])
-        return found
-
-    def _given_arguments(self, call: ActorCall, deps: list[bytes] | None) -> Steps:
-        """As `arguments.given_arguments`."""
-        worker = self._worker
-        if call.large is not None:
-            ref = worker.adopt(call.large.id)
-            args, slots = yield from worker.materialise(call.large.value, ref)
-        else:
-            args, slots = worker.decode(call.args)
-        for slot, object_id in zip(slots, deps or (), strict=True):
-            args[slot] = worker.adopt(object_id)
-        return args
-
-    def _freeze(self, thing: Any) -> Steps:
-        """As `_CheckpointRefs.reduce`: own references are replaced by their values."""
-        if type(thing) is list:
-            frozen = []
-            for one in thing:
-                frozen.append((yield from self._freeze(one)))
-            return frozen
-        if type(thing) is not Ref or owner_of(thing.id) != self._worker.id:
-            return thing
-        value = self._worker.owner.objects.entries[thing.id].value
-        if value is None:
-            raise Violation("a reference in the actor's state is not ready")
-        if value.error != ERROR_NONE:
-            return [_OWN, value.data, value.error, None]
-        try:
-            (found,) = yield from self._worker.get([thing])
-        except Failure:  # lost for good: as at the second try of the codec, it is this error now
-            return (yield from self._freeze(thing))
-        return [_OWN, b"", ERROR_NONE, (yield from self._freeze(found))]
-
-    def _thaw(self, thing: Any) -> Steps:
-        """As `_own_again`: they become objects of this process."""
-        if type(thing) is not list:
-            return thing
-        if not thing or thing[0] != _OWN:
-            thawed = []
-            for one in thing:
-                thawed.append((yield from self._thaw(one)))
-            return thawed
-        worker = self._worker
-        _, data, error, value = thing
-        if error == ERROR_NONE:
-            return (yield from worker.put((yield from self._thaw(value))))
-        object_id = worker.ids.new()
-        worker.owner.objects.add(object_id, Value(data, error=error))
-        return Ref(worker, object_id)
 
     def next_wake(self) -> float | None:
         """As `Replay.next_wake`."""
@@ -462,12 +412,12 @@ class Replay:
                 if type(rest[0]) is int:
                     answers[seq] = Done(b"", data, rest[0])
                 else:
-                    refs = yield from self._thaw(rest[1])
+                    refs = yield from thaw(self._worker, rest[1])
                     answers[seq] = _values(data), rest[0], refs
             saved["callers"][one] = following, acked, answers
         self.ledger.restore(saved)
         worker.owner.callers.restore(numbers, logs)
-        yield from self._restore_calls(calls)
+        yield from restore_calls(worker, calls)
         assert self.checkpoints is not None
         self._former = message.former
         self.checkpoints.number = found.number
@@ -490,24 +440,9 @@ class Replay:
             self._look_at = 0
         if not witnesses:
             self.recovery = None
+            self._world.keepers.books[self.actor_id].down = False
         yield from self.go_on()
-        return (yield from self._thaw(state))
-
-    def _restore_calls(self, saved: list[Any]) -> Steps:
-        """As `checkpoints.restore_calls`."""
-        worker = self._worker
-        callers = worker.owner.callers
-        for actor, name, calls in saved:
-            client = callers.client(actor, name, True, True)
-            for seq, method, returns, outcome, frozen in calls:
-                call = ActorCall(worker.ids.new(), actor, method, b"", seq, returns)
-                if outcome != VALUE:
-                    note_outcome(call, outcome)
-                task = Task(call, f"{name}.{method}", [], 0, None)
-                yield from worker._attach(task, (yield from self._thaw(frozen)))
-                callers.restore_call(client, task, seq)
-            callers.advance(client)
-            worker.flush()
+        return (yield from thaw(self._worker, state))
 
     def _ask(self, process: bytes, caller: bytes) -> None:
         known = self.ledger.callers.get(caller)
@@ -517,6 +452,9 @@ class Replay:
 
     def on_message(self, peer: bytes, message: Any) -> Steps:
         """As `Replay.on_message`."""
+        if message is self.repeated:
+            yield from self.answer_repeated()
+            return
         if type(message) is Gone and message.process in self.ledger.callers:
             self._gone.append(message.process)
             self._look_at = 0
@@ -578,7 +516,7 @@ class Replay:
     def on_time(self) -> Steps:
         """As `Replay.on_time`."""
         if self.recovery is not None:
-            self._world.keepers.on_patience(self.recovery)
+            self._world.keepers.on_patience(self.actor_id, self.recovery)
             patience = self._world.config.replay_patience_seconds
             self.recovery.on_time(self._world.clock.now, patience)
             yield from self.go_on()

@@ -218,7 +218,7 @@ def test_a_failed_seed_is_told_and_kept(
     told = capsys.readouterr().out
     assert f"seed {kept(out)[0]} failed at" in told
     assert "faults drawn" in told
-    assert "ActorChanged" in told, "the end of the trace"
+    assert " -> " in told, "the end of the trace"
 
 
 def test_marks_are_names_that_something_hits() -> None:

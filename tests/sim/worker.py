@@ -104,6 +104,8 @@ class Worker(User):
         if kind is Call or kind is ActorCall or kind is CreateActor:
             if kind is ActorCall and message.caller:
                 self.owner.callers.on_received(message)
+                if self.replay is not None and self.replay.on_repeated(peer, message):
+                    return
             self.queue.append((peer, message))
         elif kind is Dependencies:
             self.parts.setdefault(message.id, []).extend(message.deps)
@@ -232,11 +234,12 @@ class Worker(User):
             del self.unsettled[call_id]
         for call_id in [one for one in self.parts if owner_of(one) == peer]:
             del self.parts[call_id]
-        kept = [item for item in self.queue if item[0] != peer]
-        if len(kept) < len(self.queue):
-            self.world.mark("dropped the calls of a dead caller")
-            self.queue.clear()
-            self.queue.extend(kept)
+        for items in (self.queue, self.replay.repeated if self.replay is not None else deque()):
+            kept = [item for item in items if item[0] != peer]
+            if len(kept) < len(items):
+                self.world.mark("dropped the calls of a dead caller")
+                items.clear()
+                items.extend(kept)
 
     # ------------------------------------------------------------------ loop
 
@@ -357,17 +360,28 @@ class Worker(User):
         deadline = None if timeout is None else self.world.clock.now + timeout
         patience = self.world.clock.now + _PATIENCE_SECONDS
         if self.running is None or (deadline is not None and deadline <= patience):
-            return (yield ready, deadline)
-        if (yield ready, patience):
+            return (yield from self._serve(ready, deadline))
+        if (yield from self._serve(ready, patience)):
             return True
         self._give_back_all()
         self.send(self.node, Blocked(True))
         self.flush()
         self.world.faults.at_point(self, "while blocked")
         try:
-            return (yield ready, deadline)
+            return (yield from self._serve(ready, deadline))
         finally:
             self.send(self.node, Blocked(False))
+
+    def _serve(self, ready: Any, deadline: float | None) -> Steps:
+        """As `Waits._serve`."""
+        replay = self.replay
+        while replay is not None:
+            found = yield (lambda: bool(replay.repeated) or ready()), deadline
+            if not replay.repeated:
+                return found
+            self.world.mark("a repeated call was answered while another one waits")
+            yield from replay.answer_repeated()
+        return (yield ready, deadline)
 
     def _read_arguments(self, call: Any) -> Steps:
         if call.large is not None:

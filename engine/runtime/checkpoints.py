@@ -1,8 +1,8 @@
 """Checkpoints of an actor: its state in memory that outlives its process.
 
-Where it lies and when it is safe is `runtime.checkpoint_memory`'s. What a checkpoint holds of
-references: those of others are held by the actor's creator meanwhile (`Keep`), the actor's own are
-written as values and become new objects when it is restored.
+Where it lies is `runtime.checkpoint_memory`'s, and when it is safe `core.actor_checkpoints`'. What
+it holds of references: those of others are held by the actor's creator meanwhile (`Keep`), the
+actor's own are written as values and become new objects when it is restored.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine import exceptions
+from engine.core.actor_checkpoints import ActorCheckpoints
 from engine.core.control import Checkpoint, Restore
 from engine.core.dispatch import Task
 from engine.core.ids import owner_of
-from engine.core.messages import ActorCall, Done, Keep
+from engine.core.messages import ActorCall, Done
 from engine.core.retention import VALUE, note_outcome, outcome_of
 from engine.core.values import ERROR_NONE, Value
 from engine.runtime.arguments import attach_arguments, given_arguments
@@ -34,26 +35,17 @@ __all__ += ["restore_calls", "retained_calls", "unpack_answers"]
 
 
 class Checkpoints:
-    """The checkpoints of this process's actor, one under way at most."""
+    """The edge around `ActorCheckpoints`: memory that is shared with the node, and messages."""
 
     def __init__(self, runtime: Runtime, actor_id: bytes) -> None:
         self._runtime = runtime
-        self._actor = actor_id
-        self._creator = owner_of(actor_id)
         self._memories = (CheckpointMemory(), CheckpointMemory())
-        self._looks = [False, False]  # whether the node finds what is written there by itself
-        self.number = 0
-        self._open: tuple[Checkpoint, list[ObjectRef[Any]]] | None = None
-        self._waits = False  # the one under way, for the creator
-        self._behind: Any = None
-        self._held = False  # the last checkpoint contained references
-        self.kept = 0
-        self.postponed = 0
+        self.protocol = ActorCheckpoints(actor_id)
 
     @property
     def under_way(self) -> bool:
         """Whether the last one is not safe yet."""
-        return self._open is not None
+        return self.protocol.under_way
 
     def write(self, content: Any) -> None:
         """Begin a checkpoint. Raises SerializationError when the state cannot be pickled.
@@ -62,46 +54,39 @@ class Checkpoints:
         """
         refs = _CheckpointRefs(self._runtime)
         encoded = codec.encode(content, refs)
-        self.number += 1
-        memory = self._memories[self.number % 2]
-        size, check = memory.write(encoded)
-        self._open = Checkpoint(self._actor, self.number, size, check), list(refs)
-        self._waits = True
-        runtime = self._runtime
+        protocol, runtime = self.protocol, self._runtime
+        size, check = self._memories[protocol.begin()].write(encoded)
+        ids = [ref.binary() for ref in refs]
         with runtime.lock:
-            if (refs or self._held) and not runtime.owner.is_dead(self._creator):
-                ids = [ref.binary() for ref in refs]
-                runtime.send(self._creator, Keep(self._actor, self.number, ids))
+            dead = runtime.owner.is_dead(protocol.creator)
+            keep = protocol.on_written(size, check, ids, list(refs), dead)
+            if keep is not None:
+                runtime.send(protocol.creator, keep)
                 runtime.reactor.flush()
             else:
-                self.on_holding(self.number)
-        self._held = bool(refs)
+                self.on_holding(protocol.number)
 
     def on_holding(self, number: int) -> None:
         """The creator holds the references: the checkpoint may count. Under the lock."""
-        if not self._waits or self._open is None or self._open[0].number != number:
+        self._count(self.protocol.on_holding(number))
+
+    def _count(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is None:
             return
-        self._waits = False
-        memory = self._memories[number % 2]
-        memory.commit(self._open[0])
-        if self._looks[number % 2]:
-            self.on_kept(number)
-            return
-        runtime = self._runtime
+        memory, runtime = self._memories[checkpoint.number % 2], self._runtime
+        memory.commit(checkpoint)
+        told = self.protocol.on_counted()
         connection = runtime.connections.get(runtime.node)
-        if connection is not None:
-            connection.send_fd(self._open[0], os.dup(memory.fd))
-            if self._behind is not None:
-                runtime.send(runtime.node, self._behind)
+        if told and connection is not None:
+            connection.send_fd(told[0], os.dup(memory.fd))
+            for message in told[1:]:
+                runtime.send(runtime.node, message)
             runtime.reactor.mark(connection)
             runtime.reactor.flush()
-        self._behind = None
 
     def send_behind(self, message: Any) -> None:
         """Tell the node something, after it has the checkpoint under way. Under the lock."""
-        if self._waits:
-            self._behind = message
-        else:
+        if self.protocol.put_behind(message):
             self._runtime.send(self._runtime.node, message)
 
     def on_death(self, process: bytes) -> bool:
@@ -109,17 +94,13 @@ class Checkpoints:
 
         Whether a checkpoint is safe because of that.
         """
-        if process != self._creator or self._open is None:
-            return False
-        self.on_holding(self._open[0].number)
-        return not self.under_way
+        checkpoint = self.protocol.on_death(process)
+        self._count(checkpoint)
+        return checkpoint is not None and not self.under_way
 
     def on_kept(self, number: int, looks: bool = True) -> None:
         """The checkpoint under way is safe. Under the lock."""
-        if self._open is not None and self._open[0].number == number:
-            self._open = None
-            self._looks[number % 2] = looks
-            self.kept += 1
+        self.protocol.on_kept(number, looks)
 
 
 def read_checkpoint(message: Restore, fd: int) -> Any:

@@ -351,9 +351,7 @@ class Replay:
         if self._open or self.turn_id:
             return
         if self._runtime.owner.unfinished:
-            # Calls of the actor are on their way. Restored, it would not make them again.
-            checkpoints.postponed += 1
-            return
+            return  # calls of the actor are on their way: restored, it would not make them again
         try:
             self.write()
         except (SerializationError, ObjectLostError) as error:
@@ -436,7 +434,7 @@ class Replay:
         restore_calls(runtime, calls)
         assert self.checkpoints is not None
         self._former = message.former
-        self.checkpoints.number = message.checkpoint.number
+        self.checkpoints.protocol.number = message.checkpoint.number
         patience = runtime.config.replay_patience_seconds
         witnesses = {*message.witnesses, *message.actors}
         self.recovery = Recovery(self.ledger.log, witnesses, perf_counter() + patience)

@@ -104,6 +104,7 @@ def test_a_node_that_lets_nobody_stand_at_its_door(place: Path) -> None:
         waiting, _pid = knock(place, 1.0)
         with waiting, pytest.raises((BlockingIOError, TimeoutError)):
             knock(place, 0.05)
+    (place / SOCKET).unlink()
 
 
 def test_a_node_that_does_not_come_up_in_time(leak_check: None, tmp_path: Path) -> None:

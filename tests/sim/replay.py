@@ -420,7 +420,7 @@ class Replay:
         yield from restore_calls(worker, calls)
         assert self.checkpoints is not None
         self._former = message.former
-        self.checkpoints.number = found.number
+        self.checkpoints.protocol.number = found.number
         patience = self._world.config.replay_patience_seconds
         witnesses = {*message.witnesses, *message.actors}
         until = self._world.clock.now + patience

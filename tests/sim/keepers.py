@@ -119,6 +119,7 @@ class Keepers:
         self.world.mark("a replay has run out of patience")
         if not self.books[actor].decided_anew:
             raise Violation(f"a replay waited in vain for {recovery.waiting or 'a call'}")
+        self.world.bound += self.world.config.replay_patience_seconds
 
     # ------------------------------------------------------------------ the actor's code
 

@@ -125,6 +125,7 @@ class World:
         self.deaths = 0
         self.actors_ended = 0  # also when that is all right: what they owned is lost
         self.damaged: dict[str, None] = {}  # objects that somebody could not read for damage
+        self.bound = 0.0  # when everything must have come to an end
         self.retired: dict[bytes, None] = {}  # processes that have ended in good order
         self._pid = 100
         self._processes: dict[bytes, Member] = {}
@@ -380,9 +381,9 @@ class World:
         self.faults.begin()
         self.damage.begin()
         clock = self.clock
-        bound = self.faults.until + LIVENESS_SECONDS
+        self.bound = self.faults.until + LIVENESS_SECONDS
         for _ in range(_STEPS_MAX):
-            if clock.next() is None or clock.now > bound or (self.several and self.finished):
+            if clock.next() is None or clock.now > self.bound or (self.several and self.finished):
                 break
             clock.step()
         else:
@@ -390,7 +391,7 @@ class World:
         if not self.finished:
             raise Violation(f"stuck at {clock.now:.3f} s: {self.workload.where()}")
         if self.hosts is not None:
-            self.hosts.calm_down(bound)
+            self.hosts.calm_down(self.bound)
             return
         if clock.next() is not None:
             raise Violation(f"still ticking at {clock.now:.3f} s, all is done")

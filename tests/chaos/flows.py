@@ -112,10 +112,13 @@ def first_output(count: int) -> Found:
         (folder := Path(name, "out")).mkdir()
         job = st.Job("large state")
         rows = job.source(st.generate(events, rate=RATE), event_time="ts", out_of_orderness=1)
-        rows.key_by("k").window(st.tumble("10d")).agg(n=st.count(), last=st.max("id")).sink(
-            st.discard(), name="state"
+        latest = rows.key_by("k", "out").aggregate(
+            emit="updates", n=st.count(), first=st.min("id"), last=st.max("id"), sum=st.sum("id")
         )
-        rows.filter(col("out")).sink(st.callback(partial(note, str(folder))), name="out")
+        # Each member has an output: whichever dies, the next output is that of its successor.
+        for stream, sink in (latest, "state"), (rows, "out"):
+            output = st.callback(partial(note, str(folder)))
+            stream.filter(col("out")).sink(output, name=sink)
         policy = Checkpoints(directory=Path(name, "ck"), every=1.0, restarts=10**6)
         with job.start(2, checkpoint=policy) as handle:
             time.sleep(KEYS / RATE + 3)  # all keys are there, and in a checkpoint

@@ -200,12 +200,7 @@ class Callers:
         """A call's number stays the same however often it is sent."""
         call, retained = task.call, client.retained
         if call.seq == UNNUMBERED:
-            if self.identity:
-                self._place(client, call)
-            call.seq = client.seq
-            client.seq += 1
-            if retained is not None:
-                retained.on_sent(task)
+            self._give_number(client, task)
         if self.identity:
             call.caller = self.identity
             call.acked = self.acked.get(client.id, -1)
@@ -213,6 +208,27 @@ class Callers:
                 self.before_effect(client.process)
         elif retained is not None:
             call.acked = retained.answered
+
+    def _give_number(self, client: ActorClient, task: Task) -> None:
+        if self.identity:
+            self._place(client, task.call)
+        task.call.seq = client.seq
+        client.seq += 1
+        if client.retained is not None:
+            client.retained.on_sent(task)
+
+    def number_queued(self) -> None:
+        """Before a checkpoint that is to have calls of ours which wait for their actor: they get
+        their numbers now, and are retained. Not behind one whose arguments are not there yet: the
+        checkpoint would have to wait for these, and they may come of a call to us.
+        """
+        for client in self.actors.values():
+            if client.retained is not None:
+                for task in client.queue:
+                    if task.missing:
+                        break
+                    if task.call.seq == UNNUMBERED:
+                        self._give_number(client, task)
 
     def _place(self, client: ActorClient, call: ActorCall) -> None:
         """Say within which of our own calls it is made; its number is not one that is taken."""

@@ -266,6 +266,46 @@ def test_last_words_of_an_actor_that_has_ended_leave_nothing() -> None:
     assert callers.logs == {}
 
 
+class Slow:
+    """Is not there before the file is."""
+
+    def __init__(self, path: str) -> None:
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        self.items: list[int] = []
+
+    def add(self, item: int) -> None:
+        self.items.append(item)
+
+    @engine.method(read_only=True)
+    def all(self) -> list[int]:
+        return self.items
+
+
+class Announces:
+    """Calls another one as soon as it is made."""
+
+    def __init__(self, other: Any) -> None:
+        for number in range(3):
+            other.add.remote(number)
+
+    @engine.method(read_only=True)
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def test_what_a_constructor_calls_outlives_it(cluster: Any, tmp_path: Path) -> None:
+    """The called actor is not there before the caller is dead, and restored."""
+    options = {"max_restarts": -1, "checkpoint_every": 1000, "num_cpus": 0}
+    slow = engine.remote(Slow).options(**options).remote(str(tmp_path / "go"))
+    actor = engine.remote(Announces).options(**options).remote(slow)
+    first = engine.get(actor.pid.remote(), timeout=SECONDS)
+    kill9(first)
+    assert engine.get(actor.pid.remote(), timeout=SECONDS) != first
+    (tmp_path / "go").touch()
+    eventually(lambda: engine.get(slow.all.remote(), timeout=SECONDS) == [0, 1, 2], SECONDS)
+
+
 def test_last_words_leave_nothing_with_a_caller_that_keeps_nothing_for_a_replay() -> None:
     """An actor with checkpoints that is not restarted tells its order all the same."""
     callers = Callers(

@@ -54,7 +54,9 @@ class Admission:
         runtime, owner = self._runtime, self._owner
         if on_full == "raise":
             runtime.reactor.poll()  # answers that have arrived make room
-            if not self._has_room(task):
+            with runtime.lock:  # whose value is seen already may be on the point of making room
+                room = self._has_room(task)
+            if not room:
                 raise SubmissionLimitExceeded(
                     f"{task.name} was not submitted: this process has {owner.unfinished} calls "
                     f"with {owner.unfinished_bytes} bytes of arguments that are not answered yet, "

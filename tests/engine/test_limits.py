@@ -181,7 +181,7 @@ def test_raising_for_bytes(small: Any, tmp_path: Path) -> None:
         return len(data)
 
     refs = [hold.remote(str(gate), bytes(600_000))]
-    with pytest.raises(exceptions.SubmissionLimitExceeded, match=r"this one has 6000\d\d bytes"):
+    with pytest.raises(exceptions.SubmissionLimitExceeded, match=r"this one has 600\d\d\d bytes"):
         hold.remote(str(gate), bytes(600_000))
     gate.touch()
     assert small.get(refs, timeout=20) == [600_000]

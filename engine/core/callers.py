@@ -217,10 +217,10 @@ class Callers:
         if client.retained is not None:
             client.retained.on_sent(task)
 
-    def number_queued(self) -> None:
-        """Before a checkpoint that is to have calls of ours which wait for their actor: they get
-        their numbers now, and are retained. Not behind one whose arguments are not there yet: the
-        checkpoint would have to wait for these, and they may come of a call to us.
+    def _number_queued(self) -> None:
+        """Calls that wait for their actor get their numbers, and are retained. Not behind one whose
+        arguments are not there yet: the checkpoint would have to wait for these, and they may come
+        of a call to us.
         """
         for client in self.actors.values():
             if client.retained is not None:
@@ -423,11 +423,25 @@ class Callers:
         for actor, known in logs.items():
             self._log(actor).extend(*known)
 
-    def restore_call(self, client: ActorClient, task: Task, seq: int) -> None:
+    def retained_calls(self) -> list[tuple[ActorClient, list[tuple[ActorCall, Any]]]]:
+        """Our calls that no checkpoint of the actor called covers, for our own checkpoint, each
+        with the ids of its arguments that are references, or None.
+        """
+        found = []
+        for client in self.actors.values():
+            if client.retained is not None and client.retained.calls:
+                tasks = client.retained.tasks
+                calls = [
+                    (call, tasks[call.seq].deps if call.seq in tasks else None)
+                    for call in client.retained.calls
+                ]
+                found.append((client, calls))
+        return found
+
+    def restore_call(self, client: ActorClient, task: Task) -> None:
         """A call of ours from before our checkpoint, which the actor called may want again."""
         task.actor = client
         task.answered = True
-        task.call.seq = seq
         task.call.caller = self.identity
         assert client.retained is not None
         client.retained.on_sent(task)
@@ -436,8 +450,9 @@ class Callers:
     def numbering(self) -> dict[bytes, int]:
         """The next number of our calls to each actor, for our own checkpoint.
 
-        No call of ours is under way.
+        No call of ours is under way, but for those that a constructor has made.
         """
+        self._number_queued()
         self._step_over_taken()
         return self.numbers | {one: client.seq for one, client in self.actors.items()}
 

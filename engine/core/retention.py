@@ -17,9 +17,12 @@ from engine.core.order import OrderLog, Run
 from engine.core.values import ERROR_SYSTEM, Value, decode_failure
 
 __all__ = ["ERROR", "READS", "UNNUMBERED", "UNREAD", "VALUE", "Retained"]
-__all__ += ["note_error", "note_outcome", "outcome_of"]
+__all__ += ["KeptCall", "kept_call", "made_again", "note_error", "note_outcome", "outcome_of"]
 
 _number = attrgetter("seq")
+
+# Of a call in its caller's checkpoint: number, method, how many results, its outcome.
+KeptCall = tuple[int, str, int, int]
 
 # `ActorCall.seq` of a call that only reads, and of one that was never sent.
 READS, UNNUMBERED = -1, -2
@@ -47,6 +50,20 @@ def note_error(call: ActorCall, answer: Value) -> None:
     system = answer.error == ERROR_SYSTEM
     unread = system and decode_failure(answer).kind != "TaskCancelledError"
     note_outcome(call, UNREAD if unread else ERROR)
+
+
+def kept_call(call: ActorCall) -> KeptCall:
+    """What is to be known of a call, but its arguments, to make it again."""
+    return call.seq, call.method, call.returns, outcome_of(call)
+
+
+def made_again(call_id: bytes, actor: bytes, name: str, kept: KeptCall) -> Task:
+    """That call to an actor of this name; its arguments are still to be attached."""
+    seq, method, returns, outcome = kept
+    call = ActorCall(call_id, actor, method, b"", seq, returns)
+    if outcome != VALUE:
+        note_outcome(call, outcome)
+    return Task(call, f"{name}.{method}", [], 0, None)
 
 
 class Retained:

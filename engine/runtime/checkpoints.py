@@ -17,10 +17,9 @@ import msgspec
 from engine import exceptions
 from engine.core.actor_checkpoints import ActorCheckpoints
 from engine.core.control import Checkpoint, Restore
-from engine.core.dispatch import Task
 from engine.core.ids import owner_of
-from engine.core.messages import ActorCall, Done
-from engine.core.retention import VALUE, note_outcome, outcome_of
+from engine.core.messages import Done
+from engine.core.retention import KeptCall, kept_call, made_again
 from engine.core.values import ERROR_NONE, Value
 from engine.runtime.arguments import attach_arguments, given_arguments
 from engine.runtime.checkpoint_memory import CheckpointMemory, read_memory
@@ -174,8 +173,8 @@ def unpack_answers(packed: bytes | _Answers) -> _Answers:
 
 # ------------------------------------------------------------------------------ calls made
 
-# Of one call to another actor: (number, method, returns, its outcome, arguments).
-_Call = tuple[int, str, int, int, tuple[Any, ...], dict[str, Any]]
+# Of one call to another actor: what `kept_call` says of it, and its arguments.
+_Call = tuple[KeptCall, tuple[Any, ...], dict[str, Any]]
 
 
 def retained_calls(runtime: Runtime) -> list[tuple[bytes, str, list[_Call]]]:
@@ -183,16 +182,15 @@ def retained_calls(runtime: Runtime) -> list[tuple[bytes, str, list[_Call]]]:
 
     They are restored with it, since the others would ask for them when they die later.
     """
-    found = []
-    for client in runtime.owner.callers.actors.values():
-        if client.retained is not None and client.retained.calls:
-            calls = []
-            for call in client.retained.calls:
-                task = client.retained.tasks.get(call.seq)
-                given = given_arguments(runtime, call, None if task is None else task.deps)
-                calls.append((call.seq, call.method, call.returns, outcome_of(call), *given))
-            found.append((client.id, client.name, calls))
-    return found
+    with runtime.lock:
+        retained = runtime.owner.callers.retained_calls()
+    return [
+        (
+            client.id, client.name,
+            [(kept_call(call), *given_arguments(runtime, call, deps)) for call, deps in calls],
+        )
+        for client, calls in retained
+    ]  # fmt: skip
 
 
 def restore_calls(runtime: Runtime, saved: list[tuple[bytes, str, list[_Call]]]) -> None:
@@ -201,14 +199,11 @@ def restore_calls(runtime: Runtime, saved: list[tuple[bytes, str, list[_Call]]])
     for actor, name, calls in saved:
         with runtime.lock:
             client = callers.client(actor, name, True, True)
-        for seq, method, returns, outcome, args, kwargs in calls:
-            call = ActorCall(runtime.ids.new(), actor, method, b"", seq, returns)
-            if outcome != VALUE:
-                note_outcome(call, outcome)
-            task = Task(call, f"{name}.{method}", [], 0, None)
+        for kept, args, kwargs in calls:
+            task = made_again(runtime.ids.new(), actor, name, kept)
             attach_arguments(runtime, task, args, kwargs)
             with runtime.lock:
-                callers.restore_call(client, task, seq)
+                callers.restore_call(client, task)
         with runtime.lock:  # the head may have told already where the actor is
             callers.advance(client)
             runtime.reactor.flush()

@@ -371,7 +371,6 @@ class Replay:
         with self._runtime.lock:  # whoever waits for the last answer need not wait for this
             self._runtime.reactor.flush()
             received = None if callers.received is None else _encode(callers.received.snapshot())
-            callers.number_queued()  # there are such after the constructor only: see `look`
             numbers = callers.numbering()
         self._hurry = False
         saved = ledger.snapshot(pack_answers)

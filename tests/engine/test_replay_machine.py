@@ -122,8 +122,8 @@ class ActorProcess:
         self.client = self.callers.client(TARGET, "B", False, world.target.ledger.ordered)
         if checkpoint is not None:
             for call in calls:
-                again = ActorCall(call.id, TARGET, "m", call.args, UNNUMBERED)
-                self.callers.restore_call(self.client, Task(again, "B.m", [], 0, None), call.seq)
+                again = ActorCall(call.id, TARGET, "m", call.args, call.seq)
+                self.callers.restore_call(self.client, Task(again, "B.m", [], 0, None))
 
     def _next_order(self) -> int:
         following = self.ledger.log.end + 1

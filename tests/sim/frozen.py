@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.core.dispatch import Task
 from engine.core.ids import owner_of
 from engine.core.messages import ActorCall
-from engine.core.retention import VALUE, note_outcome, outcome_of
+from engine.core.retention import kept_call, made_again
 from engine.core.values import ERROR_NONE, Value
 from tests.sim.member import Failure, Steps, Violation
 from tests.sim.references import Ref
@@ -26,16 +25,12 @@ _OWN = "\0own"  # begins a list that stands for a reference to an object of the 
 def retained_calls(worker: Worker) -> Steps:
     """As `checkpoints.retained_calls`."""
     found = []
-    for client in worker.owner.callers.actors.values():
-        if client.retained is not None and client.retained.calls:
-            calls = []
-            for call in client.retained.calls:
-                task = client.retained.tasks.get(call.seq)
-                deps = None if task is None else task.deps
-                given = yield from _given_arguments(worker, call, deps)
-                given = yield from freeze(worker, given)
-                calls.append([call.seq, call.method, call.returns, outcome_of(call), given])
-            found.append([client.id, client.name, calls])
+    for client, calls in worker.owner.callers.retained_calls():
+        frozen = []
+        for call, deps in calls:
+            given = yield from _given_arguments(worker, call, deps)
+            frozen.append([kept_call(call), (yield from freeze(worker, given))])
+        found.append([client.id, client.name, frozen])
     return found
 
 
@@ -94,12 +89,9 @@ def restore_calls(worker: Worker, saved: list[Any]) -> Steps:
     callers = worker.owner.callers
     for actor, name, calls in saved:
         client = callers.client(actor, name, True, True)
-        for seq, method, returns, outcome, frozen in calls:
-            call = ActorCall(worker.ids.new(), actor, method, b"", seq, returns)
-            if outcome != VALUE:
-                note_outcome(call, outcome)
-            task = Task(call, f"{name}.{method}", [], 0, None)
+        for kept, frozen in calls:
+            task = made_again(worker.ids.new(), actor, name, kept)
             yield from worker._attach(task, (yield from thaw(worker, frozen)))
-            callers.restore_call(client, task, seq)
+            callers.restore_call(client, task)
         callers.advance(client)
         worker.flush()

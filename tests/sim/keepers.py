@@ -331,11 +331,14 @@ class Keepers:
     def do_stop_keeper(self, user: User) -> Steps:
         """As `engine.kill`, mostly with a restart."""
         if self.actors:
-            self.world.mark("fault: actor kills")
-            self.world.workload.actors_ended = True
-            user.kill(self.draw.choice(self.actors).handle, self.draw.random() < 0.1)
+            self._stop(user, self.draw.choice(self.actors), self.draw.random() < 0.1)
         return
         yield
+
+    def _stop(self, user: User, actor: _Actor, for_good: bool) -> None:
+        self.world.mark("fault: actor kills")
+        self.world.workload.actors_ended = True
+        user.kill(actor.handle, for_good)
 
     def do_cancel_apply(self, user: User) -> Steps:
         """Cancel a call."""
@@ -360,9 +363,7 @@ class Keepers:
                 yield from self.do_cancel_apply(user)
             yield draw.choice([20e-6, 300e-6, 3e-3]) * draw.random()
             for actor in draw.sample(kept, min(len(kept), draw.choice([0, 1, 2, 3]))):
-                self.world.mark("fault: actor kills")
-                self.world.workload.actors_ended = True
-                user.kill(actor.handle, False)
+                self._stop(user, actor, False)
 
     # ------------------------------------------------------------------ the end
 

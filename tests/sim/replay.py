@@ -323,7 +323,6 @@ class Replay:
         assert checkpoints is not None
         worker.world.faults.at_point(worker, "taking a checkpoint", 10)
         self._hurry = False
-        callers.number_queued()
         numbers = callers.numbering()
         order, event = ledger.log.end, ledger.log.event_end
         following = {one: known.next - 1 for one, known in ledger.callers.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -218,7 +219,7 @@ def test_a_failed_seed_is_told_and_kept(
     told = capsys.readouterr().out
     assert f"seed {kept(out)[0]} failed at" in told
     assert "faults drawn" in told
-    assert " -> " in told, "the end of the trace"
+    assert re.search(r"^ +\d+\.\d{3} ms  \S.* -> \S.*: \S", told, re.M), "the end of the trace"
 
 
 def test_marks_are_names_that_something_hits() -> None:

@@ -359,7 +359,9 @@ class Worker(User):
         """As `Waiting.wait`: whoever waits inside a call lends its slot out."""
         deadline = None if timeout is None else self.world.clock.now + timeout
         patience = self.world.clock.now + _PATIENCE_SECONDS
-        if self.running is None or (deadline is not None and deadline <= patience):
+        if self.running is None:
+            return (yield ready, deadline)
+        if deadline is not None and deadline <= patience:
             return (yield from self._serve(ready, deadline))
         if (yield from self._serve(ready, patience)):
             return True

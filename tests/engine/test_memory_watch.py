@@ -213,7 +213,8 @@ class _Node:
     """A node of which only the watch's view is there: this process is its one worker."""
 
     def __init__(self) -> None:
-        self.config = Config()
+        # Not recycled for its size: that is whatever earlier tests have made of this process.
+        self.config = Config(worker_recycle_bytes=1 << 50)
         self.machine = NodeMachine({"CPU": 1.0}, self.config, self)  # type: ignore[arg-type]
         self.machine.on_worker_ready(b"worker", os.getpid(), 0.0)
         self.killed: list[tuple[bytes, str, str]] = []
